@@ -1,0 +1,1 @@
+"""From documents to the index of one segment."""

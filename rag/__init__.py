@@ -1,0 +1,1 @@
+"""Ragstone: retrieval and question answering whose pipelines are written in YAML."""
