@@ -5,7 +5,7 @@
     ├── InvalidFile       (ValueError)         a YAML file has errors; it lists all of them
     ├── BadRow            (ValueError)         a row of a source cannot be indexed
     ├── MissingColumn     (LookupError)        a stage reads a column that no earlier stage writes
-    ├── NotFound          (FileNotFoundError)  a collection, index, passage, pipeline or model is absent
+    ├── NotFound          (FileNotFoundError)  a collection, index, passage or model is absent
     ├── Damaged           (OSError)            bytes on disk differ from what was committed
     ├── Conflict          (OSError)            another writer committed first, and both cannot hold
     ├── MissingExtra      (ImportError)        an optional package is not installed

@@ -1,0 +1,255 @@
+"""What a stage is. This docstring is the contract, and it rules.
+
+A **stage** is settings: a frozen pydantic model whose fields are its YAML keys, its documentation,
+its JSON schema and its validation. It has two methods.
+
+- ``columns(have) -> columns`` runs when a pipeline is loaded, before any model: given the columns
+  before the stage, it returns those after it, or raises ``MissingColumn``.
+- ``open(context) -> step`` opens models, indexes and the snapshot. ``step(batch, run) -> batch``
+  does the work; ``step.close()``, if there is one, frees what it holds.
+
+A step keeps the rows and their order, and adds or replaces columns. It is called from several
+threads at once and is never pickled: only settings travel to workers. What goes wrong for one row
+is ``run.fail(row, error)``, and the other rows go on; what is wrong for all rows raises.
+
+A stage of one's own, complete::
+
+    class Shout(Stage, name="shout"):
+        \"\"\"Upper-case the answer.\"\"\"
+        of: str = "answer"
+        marks: int = 1
+
+        def columns(self, have):
+            return have.need(self.of)
+
+        def open(self, context):
+            def step(batch, run):
+                texts = [a and a.upper() + "!" * self.marks for a in batch[self.of]]
+                return batch.put(**{self.of: texts})
+            return step
+"""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rag.errors import InvalidInput, MissingColumn, RagError
+
+if TYPE_CHECKING:
+    from rag.batch import Batch
+    from rag.collection import Snapshot
+
+
+class Step(Protocol):
+    """An opened stage."""
+
+    def __call__(self, batch: Batch, run: Run) -> Batch:
+        """Do the work of the stage on a batch."""
+
+
+class Stage(BaseModel):
+    """The settings of one stage of a pipeline; see the module's docstring for the contract.
+
+    ``class MyStage(Stage, name="my_stage")`` registers the class under the name that YAML uses.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    kind: ClassVar[str] = ""
+
+    name: str | None = Field(None, description="What errors and tables call the stage.")
+    of: str | list[str] | None = Field(None, description="The column or columns read.")
+    into: str | None = Field(None, description="The column written.")
+    collection: str | None = Field(
+        None, description="A collection of its own; default: the pipeline's."
+    )
+
+    def __init_subclass__(cls, *, name: str = "", **keywords: Any) -> None:
+        """Take the ``name`` that YAML uses; without one the class is a base for others."""
+        super().__init_subclass__(**keywords)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, name: str = "", **keywords: Any) -> None:
+        """Register the class once pydantic has built it."""
+        from rag import registry
+
+        super().__pydantic_init_subclass__(**keywords)
+        cls.kind = name
+        if name:
+            registry.define("stages", name, cls)
+
+    @property
+    def label(self) -> str:
+        """The name given to this stage, or else its kind."""
+        return self.name or self.kind
+
+    def columns(self, have: Columns) -> Columns:
+        """The columns after this stage, given those before it; ``MissingColumn`` if one lacks."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which columns it needs")
+
+    def open(self, context: Context) -> Step:
+        """Open what the stage needs and return its step."""
+        raise NotImplementedError(f"{type(self).__name__} has no open()")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns at one point of a pipeline: name to type, and the stage that wrote each."""
+
+    types: Mapping[str, str] = field(
+        default_factory=lambda: {"id": "str", "question": "str", "query": "texts"}
+    )
+    writers: Mapping[str, str] = field(default_factory=dict)
+    stage: str = ""
+
+    def need(self, *names: str, type: str | None = None) -> Columns:
+        """Self, if all ``names`` are there (and of this ``type``, where one is given).
+
+        Raises:
+            MissingColumn: one is absent; the message names the nearest earlier stage.
+            InvalidInput: one has another type.
+        """
+        for name in names:
+            if name not in self.types:
+                raise MissingColumn(self._missing(name))
+            if type is not None and self.types[name] != type:
+                raise InvalidInput(
+                    f"stage {self.stage!r} reads column {name!r} as {type}, "
+                    f"but {self._writer(name)} writes {self.types[name]}"
+                )
+        return self
+
+    def put(self, **types: str) -> Columns:
+        """With these columns written by the stage at hand."""
+        written = dict.fromkeys(types, self.stage)
+        return Columns({**self.types, **types}, {**self.writers, **written}, self.stage)
+
+    def at(self, stage: str) -> Columns:
+        """The same columns, seen by the next ``stage``."""
+        return Columns(self.types, self.writers, stage)
+
+    def _writer(self, name: str) -> str:
+        return f"stage {self.writers[name]!r}" if name in self.writers else "the question"
+
+    def _missing(self, name: str) -> str:
+        have = ", ".join(f"{column} (by {self._writer(column)})" for column in self.types)
+        text = f"stage {self.stage!r} reads column {name!r}, which no earlier stage writes; "
+        near = difflib.get_close_matches(name, self.types, n=1)
+        if near:
+            text += f"the nearest is {near[0]!r}, written by {self._writer(near[0])}; "
+        elif name == "documents":
+            text += "put a retriever such as bm25 before it; "
+        return text + f"before it there are: {have}"
+
+
+@dataclass
+class Run:
+    """What one call of a step needs; rows are counted in the batch that the step was given."""
+
+    seed: int = 0
+    listener: Callable[[int, str, Any], None] | None = None
+    failed: dict[int, Exception] = field(default_factory=dict)
+
+    def fail(self, row: int, error: Exception) -> None:
+        """The row could not be done; the first error of a row is kept."""
+        self.failed.setdefault(row, error)
+
+    def emit(self, row: int, kind: str, value: Any) -> None:
+        """Tell whoever listens what happened in a row (a token, the passages)."""
+        if self.listener is not None:
+            self.listener(row, kind, value)
+
+
+class Context:
+    """What stages open with: the pipeline's snapshot, and models shared by key.
+
+    A value that two stages or two pipelines ask for under one key is loaded once and freed when
+    the last context that holds it closes.
+    """
+
+    def __init__(self, snapshot: Snapshot | None = None) -> None:
+        """Serve ``snapshot`` to the stages that name no collection of their own."""
+        self._snapshot = snapshot
+        self._held: list[Hashable] = []
+
+    def snapshot(self, collection: str | None = None) -> Snapshot:
+        """The snapshot of a stage's own ``collection``, or else the pipeline's.
+
+        Raises:
+            InvalidInput: there is neither.
+        """
+        if collection is not None:
+            from rag.collection import Collection
+
+            path = Collection.open(collection).path.resolve()
+            return self.get(("snapshot", path), lambda: Collection.open(collection).snapshot())  # type: ignore[no-any-return]
+        if self._snapshot is None:
+            raise InvalidInput(
+                "the pipeline searches a collection and none is given; write 'collection: DIR' in "
+                "the file, pass -c DIR, or Pipeline.load(..., collection=DIR)"
+            )
+        return self._snapshot
+
+    def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
+        """The shared value of ``key``; ``load()`` makes it when nobody holds it yet."""
+        value = _shared.acquire(key, load)
+        self._held.append(key)
+        return value
+
+    def close(self) -> None:
+        """Give back all values that this context holds."""
+        while self._held:
+            _shared.release(self._held.pop())
+
+
+@dataclass
+class _Entry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    holders: int = 0
+    value: Any = None
+    loaded: bool = False
+
+
+class _Shared:
+    """Values by key with reference counts; one lock a key, so that loads run side by side."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[Hashable, _Entry] = {}
+
+    def acquire(self, key: Hashable, load: Callable[[], Any]) -> Any:
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            entry.holders += 1
+        try:
+            with entry.lock:
+                if not entry.loaded:
+                    entry.value, entry.loaded = load(), True
+                return entry.value
+        except BaseException:
+            self.release(key)
+            raise
+
+    def release(self, key: Hashable) -> None:
+        with self._lock:
+            entry = self._entries[key]
+            entry.holders -= 1
+            if entry.holders:
+                return
+            del self._entries[key]
+        close = getattr(entry.value, "close", None)
+        if close is not None:
+            close()
+
+
+_shared = _Shared()
+
+
+def reason(error: Exception) -> str:
+    """An error in words: the message of ours, the class and message of anybody else's."""
+    return str(error) if isinstance(error, RagError) else f"{type(error).__name__}: {error}"
