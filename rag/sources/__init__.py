@@ -1,1 +1,22 @@
-"""Reading corpora."""
+"""Reading corpora: from a file of documents to record batches of passages.
+
+``detect`` (or the ``source:`` key of an index YAML) gives a ``Source``; a ``Reader`` streams it.
+The files of this room, in the order that a row passes them:
+
+    settings     Source, Split, detect: which file, how it is read, how it is cut
+    lines        the physical lines of a file, decompressed as a stream
+    rows         a line (or, in CSV, a few) to the keys and values of one row
+    documents    a row to a checked document, its fields read by ``values``
+    duplicates   has this id been seen before, and where
+    split        a document to the spans of its passages; ``sentences`` finds the sentences
+    skipped      the file that keeps the rows that could not be read
+    reader       all of it together
+    ids          the 64-bit hash of an id that collections store
+"""
+
+from __future__ import annotations
+
+from rag.sources.reader import Reader
+from rag.sources.settings import Source, Split, detect
+
+__all__ = ["Reader", "Source", "Split", "detect"]
