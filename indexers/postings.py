@@ -1,0 +1,285 @@
+"""The container of an inverted index: what the files of one segment hold.
+
+A segment's rows are cut into windows of 65,536. Postings are sorted by term, then by row; a *run*
+is the postings of one term in one window, so that a row number takes two bytes. With t terms, r
+runs, p postings and n rows, the folder holds these arrays as ``.npy`` files, mapped at open:
+
+    terms            uint8 text of the terms, sorted by bytes, end to end
+    term_offsets     (t + 1,) uint32 where each term's text lies
+    term_runs        (t + 1,) uint32 where each term's runs lie
+    run_windows      (r,)     uint16 the window of each run
+    run_starts       (r + 1,) uint32 where each run's postings lie
+    rows             (p,)     uint16 row - 65,536 * window
+    counts           (p,)     uint8  how often the term stands in the row; 255: see below
+    large_positions  (e,)     uint32 which postings have a count beyond 254, ascending
+    large_counts     (e,)     uint32 their counts
+    block_counts     (p/128,) uint8  largest count in 128 postings; bounds what they can score
+    block_lengths    (p/128,) uint16 smallest length of their rows, at most 65,535
+    lengths          (n,)     uint32 the tokens of each row
+
+A posting so takes 3.04 bytes and its share of the dictionary. Statistics are not folded into
+scores: they are summed over segments at query time, and k1 and b stay free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from rag.errors import Damaged, InvalidInput, NotFound
+from rag.indexers.tokenizer import Terms, frozen
+
+WINDOW = 65_536
+U8: TypeAlias = NDArray[np.uint8]
+U16: TypeAlias = NDArray[np.uint16]
+U32: TypeAlias = NDArray[np.uint32]
+I64: TypeAlias = NDArray[np.int64]
+
+
+class Postings(NamedTuple):
+    """The arrays of one segment; see the module's docstring."""
+
+    terms: U8
+    term_offsets: U32
+    term_runs: U32
+    run_windows: U16
+    run_starts: U32
+    rows: U16
+    counts: U8
+    large_positions: U32
+    large_counts: U32
+    block_counts: U8
+    block_lengths: U16
+    lengths: U32
+
+    def save(self, folder: Path) -> None:
+        """Write every array as a ``.npy`` file into ``folder``."""
+        for name, array in self._asdict().items():
+            np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+_BYTES = (1, 4, 4, 2, 4, 2, 1, 4, 4, 1, 2, 4)
+"""How wide the unsigned integers of each array are, in the order of ``Postings``."""
+
+
+class _Layout(NamedTuple):
+    """Room for the postings of t terms, and where those of each term go."""
+
+    term_runs: U32
+    next_posting: I64
+    next_run: I64
+    rows: U16
+    counts: U8
+    run_windows: U16
+    run_starts: U32
+
+
+def of_terms(terms: Terms) -> Postings:
+    """The postings of tokenized rows; numbers in ``terms`` are those of the sorted names."""
+    from rag.indexers import _kernels
+
+    postings, runs = np.zeros((2, len(terms.names)), np.int64)
+    _kernels.count_tokens(terms.ends, terms.ids, postings, runs)
+    room = _room(postings, runs)
+    at, large = _kernels.fill_tokens(
+        terms.ends,
+        terms.ids,
+        room.next_posting,
+        room.next_run,
+        room.rows,
+        room.counts,
+        room.run_windows,
+        room.run_starts,
+    )
+    names = pa.array(terms.names, pa.large_binary())
+    return _finished(room, names, at, large, np.diff(terms.ends).astype(np.uint32))
+
+
+def merged(parts: Sequence[Postings], keep: Sequence[NDArray[np.bool_] | None]) -> Postings:
+    """The postings of the kept rows of the ``parts`` in order; terms without a row go."""
+    from rag.indexers import _kernels
+
+    names, numbers = _union([_names(part) for part in parts])
+    moved, lengths = _moved(parts, keep)
+    postings, runs = np.zeros((2, len(names)), np.int64)
+    last = np.full(len(names), -1, np.int64)
+    for part, terms, rows in zip(parts, numbers, moved, strict=True):
+        source = part.term_runs, part.run_windows, part.run_starts, part.rows
+        _kernels.count_part(*source, terms, rows, postings, runs, last)
+
+    stay = postings > 0
+    renumber = np.cumsum(stay) - 1
+    names = names.filter(pa.array(stay))
+    room = _room(postings[stay], runs[stay])
+    last = np.full(len(names), -1, np.int64)
+    positions: list[I64] = [np.zeros(0, np.int64)]
+    larges: list[U32] = [np.zeros(0, np.uint32)]
+    for part, terms, rows in zip(parts, numbers, moved, strict=True):
+        old, new = _kernels.fill_part(
+            part.term_runs,
+            part.run_windows,
+            part.run_starts,
+            part.rows,
+            part.counts,
+            renumber[terms],
+            rows,
+            room.next_posting,
+            room.next_run,
+            last,
+            room.rows,
+            room.counts,
+            room.run_windows,
+            room.run_starts,
+        )
+        positions.append(new)
+        larges.append(part.large_counts[np.searchsorted(part.large_positions, old)])
+    return _finished(room, names, np.concatenate(positions), np.concatenate(larges), lengths)
+
+
+def _room(postings: I64, runs: I64) -> _Layout:
+    total, windows = int(postings.sum()), int(runs.sum())
+    if total >= 2**32:
+        raise InvalidInput(
+            f"a segment of {total:,} postings is too large, at most {2**32 - 1:,} fit: "
+            "build smaller segments"
+        )
+    starts = np.zeros(windows + 1, np.uint32)
+    starts[-1] = total
+    term_runs = np.concatenate(([0], np.cumsum(runs)))
+    return _Layout(
+        term_runs=term_runs.astype(np.uint32),
+        next_posting=np.cumsum(postings) - postings,
+        next_run=term_runs[:-1].copy(),
+        rows=np.empty(total, np.uint16),
+        counts=np.empty(total, np.uint8),
+        run_windows=np.empty(windows, np.uint16),
+        run_starts=starts,
+    )
+
+
+def _finished(
+    room: _Layout, names: pa.LargeBinaryArray, positions: I64, larges: I64 | U32, lengths: U32
+) -> Postings:
+    """The postings, once ``room`` is filled: counts beyond 254 in order, and block bounds."""
+    from rag.indexers import _kernels
+
+    order = np.argsort(positions)
+    bounds = _kernels.bound_blocks(
+        room.run_windows, room.run_starts, room.rows, room.counts, lengths
+    )
+    _, offsets, data = names.buffers()
+    marks = np.frombuffer(offsets, np.int64)[names.offset :][: len(names) + 1]
+    text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return Postings(
+        terms=text[marks[0] : marks[-1]],
+        term_offsets=(marks - marks[0]).astype(np.uint32),
+        term_runs=room.term_runs,
+        run_windows=room.run_windows,
+        run_starts=room.run_starts,
+        rows=room.rows,
+        counts=room.counts,
+        large_positions=positions[order].astype(np.uint32),
+        large_counts=larges[order].astype(np.uint32),
+        block_counts=bounds[0],
+        block_lengths=bounds[1],
+        lengths=lengths,
+    )
+
+
+def _names(part: Postings) -> pa.LargeBinaryArray:
+    offsets = pa.py_buffer(part.term_offsets.astype(np.int64))
+    return pa.Array.from_buffers(
+        pa.large_binary(), len(part.term_offsets) - 1, [None, offsets, pa.py_buffer(part.terms)]
+    )
+
+
+def _union(names: Sequence[pa.LargeBinaryArray]) -> tuple[pa.LargeBinaryArray, list[I64]]:
+    """All terms sorted by bytes, and for each part the numbers of its terms among them."""
+    every = pa.chunked_array(names, pa.large_binary()).dictionary_encode()
+    if not every.num_chunks:
+        return pa.array([], pa.large_binary()), []
+    union = every.chunk(0).dictionary
+    order = pc.array_sort_indices(union)
+    rank = np.empty(len(union), np.int64)
+    rank[order.to_numpy()] = np.arange(len(union))
+    return union.take(order), [rank[chunk.indices.to_numpy()] for chunk in every.chunks]
+
+
+def _moved(
+    parts: Sequence[Postings], keep: Sequence[NDArray[np.bool_] | None]
+) -> tuple[list[I64], U32]:
+    """For each part the merged row of each row (-1: dropped), and the kept rows' lengths."""
+    moved: list[I64] = []
+    lengths: list[U32] = [np.zeros(0, np.uint32)]
+    first = 0
+    for part, mask in zip(parts, keep, strict=True):
+        kept = np.ones(len(part.lengths), np.bool_) if mask is None else mask
+        if kept.shape != part.lengths.shape or kept.dtype != np.bool_:
+            raise InvalidInput(
+                f"keep has shape {kept.shape} and type {kept.dtype}; the part has "
+                f"{len(part.lengths):,} rows, each kept or not (bool)"
+            )
+        moved.append(np.where(kept, first + np.cumsum(kept) - 1, -1))
+        lengths.append(part.lengths[kept])
+        first += int(kept.sum())
+    return moved, np.concatenate(lengths)
+
+
+def mapped(folder: Path) -> Postings:
+    """The arrays of ``folder``, memory-mapped and read-only.
+
+    Raises:
+        NotFound: a file is absent.
+        Damaged: a file is cut short, or the files do not fit together.
+    """
+    found: list[Any] = []
+    for name, size in zip(Postings._fields, _BYTES, strict=True):
+        array = _load(folder / f"{name}.npy")
+        if array.dtype != np.dtype(f"u{size}") or array.ndim != 1:
+            raise _damaged(folder / f"{name}.npy", f"it holds {array.ndim}-d {array.dtype}")
+        found.append(array)
+    arrays = Postings(*found)
+    blocks = -(-len(arrays.rows) // 128)
+    fits = (
+        len(arrays.term_offsets) == len(arrays.term_runs) > 0
+        and len(arrays.run_starts) == len(arrays.run_windows) + 1
+        and arrays.term_offsets[-1] == len(arrays.terms)
+        and arrays.term_runs[-1] == len(arrays.run_windows)
+        and arrays.run_starts[-1] == len(arrays.rows) == len(arrays.counts)
+        and len(arrays.large_positions) == len(arrays.large_counts)
+        and len(arrays.block_counts) == len(arrays.block_lengths) == blocks
+    )
+    if not fits:
+        raise _damaged(folder, "its arrays do not fit together")
+    return arrays
+
+
+def _load(file: Path) -> NDArray[np.generic]:
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise NotFound(f"{file} is missing: run `rag verify`, then `rag index` again") from None
+    except (ValueError, EOFError, OSError) as error:
+        if file.is_file() and (empty := _empty(file)) is not None:
+            return empty
+        raise _damaged(file, str(error)) from error
+    return frozen(array.view(np.ndarray))
+
+
+def _empty(file: Path) -> NDArray[np.generic] | None:
+    """The array of a file that holds no values, which cannot be mapped; else None."""
+    try:
+        array = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        return None
+    return frozen(array) if array.size == 0 else None
+
+
+def _damaged(path: Path, what: str) -> Damaged:
+    return Damaged(f"{path} is damaged: {what}; run `rag verify`, then `rag index` again")

@@ -1,0 +1,159 @@
+r"""Text to terms, the same on every machine and Python.
+
+    tokens  re.findall(r"(?u)\b\w\w+\b", text.lower())     as bm25s and scikit-learn do
+    terms   tokens that are no stop word, stemmed by Snowball (PyStemmer)
+
+What is a word character and what its lower case come from a frozen Unicode table
+(``make_unicode``), not from the running Python. Tokens are found by a compiled loop over the
+UTF-8 bytes of a whole Arrow column; stop words and stemming touch each distinct token once.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from rag.errors import InvalidInput
+
+T = TypeVar("T", bound=np.generic)
+
+# fmt: off
+ENGLISH = frozenset((
+    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it",
+    "no", "not", "of", "on", "or", "such", "that", "the", "their", "then", "there", "these",
+    "they", "this", "to", "was", "will", "with",
+))
+# fmt: on
+"""Lucene's 33 English stop words, which are also bm25s's ``english``."""
+
+
+class Terms(NamedTuple):
+    """The terms of n texts."""
+
+    ends: NDArray[np.int64]
+    """(n + 1,) where each text's terms lie in ``ids``."""
+    ids: NDArray[np.int32]
+    """(m,) numbers into ``names``, in reading order."""
+    names: list[str]
+    """The distinct terms, sorted by their UTF-8 bytes (which is by code points)."""
+
+
+class _Table(NamedTuple):
+    ascii_fold: NDArray[np.uint8]
+    delta_pages: NDArray[np.uint8]
+    deltas: NDArray[np.int32]
+    flag_pages: NDArray[np.uint8]
+    flags: NDArray[np.uint8]
+
+
+@functools.cache
+def _table() -> tuple[_Table, str]:
+    """The frozen table and its Unicode version."""
+    with np.load(Path(__file__).with_name("unicode.npz"), allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    fold = np.array(
+        [ord(c.lower()) if c.isalnum() or c == "_" else 0 for c in map(chr, range(128))], np.uint8
+    )
+    version = ".".join(str(number) for number in arrays.pop("version"))
+    return _Table(ascii_fold=fold, **arrays), version
+
+
+def unicode_version() -> str:
+    """The version of Unicode that the frozen table holds."""
+    return _table()[1]
+
+
+def stemmers() -> list[str]:
+    """The names that ``stemmer`` may have, "none" first."""
+    import Stemmer
+
+    return ["none", *sorted(Stemmer.algorithms(aliases=True))]
+
+
+class Tokenizer:
+    """Makes terms with one stemmer and one stop list; may be shared by threads."""
+
+    def __init__(self, stemmer: str, stopwords: str) -> None:
+        """Take a name of ``stemmers()`` and "english" or "none"."""
+        self._stop = ENGLISH if stopwords == "english" else frozenset[str]()
+        self._stemmer = None
+        self._lock = threading.Lock()
+        if stemmer != "none":
+            import Stemmer
+
+            # Each distinct word comes once, so the stemmer's own cache would only be filled.
+            self._stemmer = Stemmer.Stemmer(stemmer, 0)
+
+    def terms(self, texts: pa.LargeStringArray) -> Terms:
+        """The terms of every text; a null is an empty text."""
+        from rag.indexers import _kernels
+
+        offsets, data = _buffers(texts)
+        ends, ids, word_ends, words = _kernels.tokenize(offsets, data, *_table()[0])
+        names, numbers = self._names(words, word_ends)
+        ids = numbers[ids]
+        if len(numbers) and numbers.min() < 0:
+            kept = ids >= 0
+            ends = np.concatenate(([0], np.cumsum(kept, dtype=np.int64)))[ends]
+            ids = ids[kept]
+        return Terms(ends, ids, names)
+
+    def tokens(self, texts: Sequence[str]) -> list[list[str]]:
+        """The terms of each text as strings, in reading order."""
+        ends, ids, names = self.terms(strings(texts))
+        return [[names[i] for i in ids[ends[j] : ends[j + 1]]] for j in range(len(texts))]
+
+    def _names(
+        self, words: NDArray[np.uint8], ends: NDArray[np.int64]
+    ) -> tuple[list[str], NDArray[np.int32]]:
+        """The sorted terms, and for each distinct word the number of its term or -1."""
+        blob, marks = words.tobytes(), ends.tolist()
+        found = [blob[i:j].decode() for i, j in itertools.pairwise(marks)]
+        stems = found
+        if self._stemmer is not None:
+            with self._lock:  # a stemmer holds buffers of its own
+                stems = self._stemmer.stemWords(found)
+        stop = self._stop
+        terms = ["" if word in stop else stem for word, stem in zip(found, stems, strict=True)]
+        names = sorted(set(terms) - {""})
+        number = {name: i for i, name in enumerate(names)}
+        number[""] = -1
+        return names, np.array([number[term] for term in terms], np.int32)
+
+
+def strings(texts: Sequence[str]) -> pa.LargeStringArray:
+    """An Arrow column of ``texts``; half a surrogate pair, which UTF-8 cannot hold, becomes ?."""
+    try:
+        return pa.array(texts, pa.large_string())
+    except UnicodeEncodeError:
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        return pa.array(clean, pa.large_string())
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise InvalidInput(f"texts must be a list of strings: {error}") from error
+
+
+def _buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """The offsets (n + 1,) and UTF-8 bytes of a column, without copying, read-only."""
+    if texts.null_count:
+        texts = texts.fill_null("")
+    _, offsets, data = texts.buffers()
+    if not len(texts):
+        return frozen(np.zeros(1, np.int64)), frozen(np.zeros(0, np.uint8))
+    marks = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    chars = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    return frozen(marks), frozen(chars)
+
+
+def frozen(array: NDArray[T]) -> NDArray[T]:
+    """The ``array``, read-only: kernels are compiled for that alone."""
+    if array.flags.writeable:
+        array.flags.writeable = False
+    return array
