@@ -23,7 +23,7 @@ BATCH = 2000
 """The most passages in a batch, and the most documents held at a time."""
 
 BLOCK_BYTES = 1 << 24
-"""Fewer documents are held at a time when their rows reach this size."""
+"""A batch has fewer passages, and fewer documents are held, where they reach this size."""
 
 _Item = tuple[Row, Document | BadRow]
 
@@ -31,11 +31,12 @@ _Item = tuple[Row, Document | BadRow]
 class Reader:
     """Iterate it to read a source: yields record batches of ``passage_schema(fields)``.
 
-    Each batch holds at most 2,000 passages, in the order of the file; no batch is empty. Without
-    ``split`` a document is one passage with its id; with it, passages are cut as ``Split`` says and
-    have the id ``{document}#{part}`` (why these never collide: ``rag.sources.split``). Keys of a
-    row that are neither mapped nor declared go to ``meta``. What a row must hold, and what is
-    made of integers as ids, of nulls and of empty cells: ``rag.sources.documents.Documents``.
+    Each batch holds at most 2,000 passages (fewer where texts are long), in the order of the
+    file; no batch is empty. Without ``split`` a document is one passage with its id; with it,
+    passages are cut as ``Split`` says and have the id ``{document}#{part}`` (why these never
+    collide: ``rag.sources.split``). Keys of a row that are neither mapped nor declared go to
+    ``meta``. What a row must hold, and what is made of integers as ids, of nulls and of empty
+    cells: ``rag.sources.documents.Documents``.
 
     A row is bad if it cannot be decoded or parsed, if a column is absent, empty or of another
     type, or if its id stands in an earlier row that is not bad itself. It stops the reading or is
@@ -43,8 +44,8 @@ class Reader:
     a needed column, compressed data that end early) is raised in either case: skipping it would
     pass off part of a corpus as the whole.
 
-    Memory is bounded by 2,000 documents or 16 MB of rows (one document, if that is longer), and
-    24 bytes a document to find duplicates. Iterating again reads again from the start.
+    Memory is bounded by a few times 2,000 documents or 16 MB of rows (one document, if that is
+    longer), and by 24 bytes a document to find duplicates. Iterating again reads again from the start.
 
     Args:
         source: What to read.
@@ -183,6 +184,7 @@ class _Columns:
     def __init__(self, schema: pa.Schema, split: Split | None) -> None:
         self._schema, self._split = schema, split
         self._lists: list[list[Any]] = [[] for _ in schema]
+        self._size = 0  # characters of text
 
     def add(self, document: Document) -> Iterator[pa.RecordBatch]:
         """Add the passages of a document; yields the batches that this fills."""
@@ -205,7 +207,8 @@ class _Columns:
             )
             for column, value in zip(self._lists, row, strict=True):
                 column.append(value)
-            if len(self._lists[0]) == BATCH:
+            self._size += end - start
+            if len(self._lists[0]) == BATCH or self._size >= BLOCK_BYTES:
                 yield from self.rest()
 
     def rest(self) -> Iterator[pa.RecordBatch]:
@@ -214,4 +217,5 @@ class _Columns:
             columns = zip(self._lists, self._schema, strict=True)
             arrays = [pa.array(values, type=field.type) for values, field in columns]
             self._lists = [[] for _ in self._schema]
+            self._size = 0
             yield pa.RecordBatch.from_arrays(arrays, schema=self._schema)
