@@ -45,7 +45,8 @@ class Reader:
     pass off part of a corpus as the whole.
 
     Memory is bounded by a few times 2,000 documents or 16 MB of rows (one document, if that is
-    longer), and by 24 bytes a document to find duplicates. Iterating again reads again from the start.
+    longer), and by 24 bytes a document to find duplicates. Iterating again reads again from
+    the start.
 
     Args:
         source: What to read.
