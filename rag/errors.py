@@ -68,7 +68,11 @@ class MissingExtra(RagError, ImportError):
             f"the package {module!r} is not installed; it comes with the extra {extra!r}: "
             f"pip install 'ragstone[{extra}]'"
         )
-        self.extra = extra
+        self.extra, self.module = extra, module
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """So that a worker process can send it."""
+        return type(self), (self.extra, self.module)
 
 
 class BadRow(RagError, ValueError):
@@ -78,6 +82,10 @@ class BadRow(RagError, ValueError):
         """Say where (``file``, 1-based ``line``, ``field``), what was ``found`` and the ``fix``."""
         super().__init__(f"{file}:{line}: field {field!r}: {found}; {fix}")
         self.file, self.line, self.field, self.found, self.fix = str(file), line, field, found, fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """So that a worker process can send it."""
+        return type(self), (self.file, self.line, self.field, self.found, self.fix)
 
 
 @dataclass(frozen=True)
@@ -103,3 +111,7 @@ class InvalidFile(RagError, ValueError):
         """Hold the ``problems``; the message is one line each."""
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """So that a worker process can send it."""
+        return type(self), (self.problems,)

@@ -161,7 +161,8 @@ class Ranking:
     @property
     def counts(self) -> NDArray[np.int64]:
         """(n,) int64: passages of each row."""
-        return np.diff(self.offsets)
+        counts: NDArray[np.int64] = np.diff(self.offsets)
+        return counts
 
     @property
     def row_of(self) -> NDArray[np.int64]:

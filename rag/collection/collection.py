@@ -1,0 +1,384 @@
+"""``Collection``: passages and their indexes in a folder, as SDK and command line see it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag import registry
+from rag.collection import folders, index_job, log, manifest, writing
+from rag.collection.build import aside
+from rag.collection.compaction import compact
+from rag.collection.existing import OnExisting
+from rag.collection.kinds import IndexKind
+from rag.collection.manifest import IndexEntry, Manifest
+from rag.collection.partitions import SEGMENT_ROWS
+from rag.collection.snapshot import Snapshot, read_deleted
+from rag.collection.writing import Done, Job
+from rag.errors import Damaged, InvalidInput, NotFound
+from rag.jobs import Progress, executor, silent
+from rag.passages import RESERVED, FieldType
+from rag.ranking import Hit, Ranking
+from rag.sources import Reader, Source, Split, detect
+
+Rows = Iterable[Mapping[str, Any]]
+"""Documents given from Python: mappings with ``id``, ``text`` and perhaps ``title`` and fields."""
+
+
+class Collection:
+    """Passages and their indexes in a folder; see ``docs/formats.md`` for what lies in it.
+
+    Make one with ``Collection.create`` or ``Collection.build``, open one with ``Collection.open``.
+    Reading goes through a ``Snapshot`` of the newest manifest; every change commits a new one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; ``open`` and ``create`` check it."""
+        self.path = path
+        self._snapshot: Snapshot | None = None
+
+    def __repr__(self) -> str:
+        """The folder."""
+        return f"<Collection {self.path}>"
+
+    def __len__(self) -> int:
+        """The number of passages."""
+        return len(self.snapshot())
+
+    @classmethod
+    def open(cls, path: str | Path) -> Collection:
+        """The collection in the folder ``path``.
+
+        Raises:
+            NotFound: there is none, or its first job has not finished.
+            Damaged: its newest manifest does not hold what was committed.
+        """
+        collection = cls(Path(path))
+        manifest.read(collection.path)
+        return collection
+
+    @classmethod
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        fields: Mapping[str, FieldType] | None = None,
+        split: Split | None = None,
+        indexes: Mapping[str, IndexKind] | None = None,
+        pipeline: str | None = None,
+    ) -> Collection:
+        """A new, empty collection in the folder ``path``.
+
+        Args:
+            path: a folder that does not exist or is empty.
+            fields: the declared fields of passages, name to type.
+            split: how documents are cut into passages; None keeps them whole.
+            indexes: name to index kind; default: one ``Lexical()`` called ``lexical``.
+            pipeline: the default pipeline, by name or file.
+
+        Raises:
+            InvalidInput: the folder holds something, or a field has a reserved name.
+        """
+        collection = cls(Path(path))
+        if manifest.numbers(collection.path):
+            raise InvalidInput(f"{path}: is a collection already; Collection.open opens it")
+        wanted = _wanted(None, fields, split, indexes, pipeline, {})
+        with writing.writing(collection.path):
+            writing.commit_after(collection.path, None, lambda _: wanted)
+        return collection
+
+    @classmethod
+    def build(
+        cls,
+        source: str | Path | Source | Rows,
+        path: str | Path,
+        *,
+        fields: Mapping[str, FieldType] | None = None,
+        split: Split | None = None,
+        indexes: Mapping[str, IndexKind] | None = None,
+        pipeline: str | None = None,
+        segment_rows: int = SEGMENT_ROWS,
+        workers: int = 1,
+        progress: Progress = silent,
+    ) -> tuple[Collection, Done]:
+        """Make the collection in the folder ``path`` equal ``source``.
+
+        Parts of the source that have not changed are kept. Run again after it was killed, it goes
+        on where it stopped. Nothing is visible before the one commit at its end.
+
+        Args:
+            source: a BEIR folder, a jsonl, csv or tsv file, a ``Source``, or rows.
+            path: the folder; made where it does not exist.
+            fields: the declared fields, name to type.
+            split: how documents are cut into passages.
+            indexes: name to index kind; those that the collection has are kept too. Default: one
+                ``Lexical()`` called ``lexical``.
+            pipeline: the default pipeline, by name or file.
+            segment_rows: the most passages in a segment. Fewer mean less memory while building.
+            workers: processes that build.
+            progress: called as the work goes on.
+
+        Returns:
+            The collection, and what was done.
+
+        Raises:
+            BadRow: a row cannot be indexed; nothing has changed.
+            Conflict: another job is writing here.
+        """
+        collection = cls(Path(path))
+        job = _job(workers, progress, segment_rows)
+        began = time.monotonic()
+        with writing.writing(collection.path), _source(collection.path, source, {}) as resolved:
+            known = manifest.numbers(collection.path)
+            old = manifest.read(collection.path) if known else None
+            wanted = _wanted(old, fields, split, indexes, pipeline, resolved.fields)
+            settings = [wanted.content(), resolved.model_dump(), segment_rows]
+            listing = log.listing(resolved.files(), settings)
+            if old is not None and log.entry(collection.path, old.number).get("listing") == listing:
+                return collection, Done(old, unchanged=True)
+            reader, bad_file = collection._reader(resolved, wanted)
+            done = index_job.mirror(collection.path, reader, wanted, job)
+            done = _with_bad(done, reader, bad_file)
+            collection._log(done, began, source=resolved.path, listing=listing, job="index")
+        return collection, done
+
+    def add(
+        self,
+        source: str | Path | Source | Rows,
+        *,
+        on_existing: OnExisting = "fail",
+        segment_rows: int = SEGMENT_ROWS,
+        workers: int = 1,
+        progress: Progress = silent,
+    ) -> Done:
+        """Add the documents of ``source`` as new segments, in one commit.
+
+        A document that is there already stops the job (``fail``), is kept (``skip``) or gives way
+        to the new one (``replace``). The field mapping of the first source is used again, where
+        ``source`` is a path.
+
+        Raises:
+            BadRow: a row cannot be indexed; nothing has changed.
+            InvalidInput: a document is there already and ``on_existing`` is ``fail``.
+            Conflict: another job is writing here.
+        """
+        job = _job(workers, progress, segment_rows)
+        began = time.monotonic()
+        with writing.writing(self.path):
+            current = manifest.read(self.path)
+            with _source(self.path, source, current.mapping) as resolved:
+                reader, bad_file = self._reader(resolved, current)
+                done = index_job.add(self.path, reader, on_existing, job)
+                done = _with_bad(done, reader, bad_file)
+                self._log(done, began, source=resolved.path, job="add")
+        return done
+
+    def add_index(
+        self,
+        indexes: Mapping[str, IndexKind],
+        *,
+        workers: int = 1,
+        progress: Progress = silent,
+    ) -> Done:
+        """Build further ``indexes`` (name to kind) of the passages that are there."""
+        job = _job(workers, progress, SEGMENT_ROWS)
+        began = time.monotonic()
+        with writing.writing(self.path):
+            done = index_job.add_indexes(self.path, _entries(indexes), job)
+            self._log(done, began, job="add_index", indexes=sorted(indexes))
+        return done
+
+    def delete(self, ids: Sequence[str]) -> Done:
+        """Hide passages by id, or all passages of a document by the document's id.
+
+        Raises:
+            NotFound: an id is neither; all that are missing are named, and nothing is deleted.
+        """
+        if isinstance(ids, str):
+            raise InvalidInput("delete takes a list of ids; write delete([id])")
+        began = time.monotonic()
+        names = list(dict.fromkeys(ids))
+        with writing.writing(self.path):
+            base = Snapshot(self.path, manifest.read(self.path))
+            found = base.find(names)
+            absent = [
+                name for name, number in zip(names, found.tolist(), strict=True) if number < 0
+            ]
+            documents = base.find_documents(absent)
+            missing = [name for place, name in enumerate(absent) if place not in documents]
+            if missing:
+                shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
+                raise NotFound(
+                    f"{self.path}: no passage or document has the id {shown}; nothing was deleted"
+                )
+            numbers = np.unique(np.concatenate([found[found >= 0], *documents.values()]))
+            if not len(numbers):
+                return Done(base.manifest, unchanged=True)
+            done = writing.delete(self.path, numbers, base)
+            self._log(done, began, job="delete")
+        return done
+
+    def compact(
+        self,
+        *,
+        segment_rows: int = SEGMENT_ROWS,
+        workers: int = 1,
+        progress: Progress = silent,
+    ) -> Done:
+        """Merge small segments and drop deleted rows; statistics are then a fresh build's."""
+        began = time.monotonic()
+        with writing.writing(self.path):
+            done = compact(self.path, _job(workers, progress, segment_rows))
+            self._log(done, began, job="compact")
+        return done
+
+    def snapshot(self, number: int | None = None) -> Snapshot:
+        """The newest manifest opened for reading, or the one with this ``number``."""
+        newest = manifest.numbers(self.path)[-1:]
+        held = self._snapshot
+        if number is None and held is not None and [held.manifest.number] == newest:
+            return held
+        snapshot = Snapshot(self.path, manifest.read(self.path, number))
+        if number is None:
+            self._snapshot = snapshot
+        return snapshot
+
+    def search(self, question: str, k: int = 10) -> list[Hit]:
+        """The ``k`` best passages by BM25 (k1 0.9, b 0.4), best first."""
+        if k < 1:
+            raise InvalidInput(f"search: found k = {k}, expected 1 or more")
+        snapshot = self.snapshot()
+        searcher = snapshot.index(snapshot.index_name("lexical"))
+        offsets, docs, scores = searcher.search([question], k, keep=snapshot.keep)
+        return Ranking(offsets, docs, scores, snapshot)[0]
+
+    def passages(self) -> Iterator[dict[str, Any]]:
+        """All passages in order, as mappings of their columns (``meta`` as a mapping too)."""
+        for batch in self.snapshot().passages():
+            for row in batch.to_pylist():
+                yield {**row, "meta": json.loads(row["meta"])}
+
+    def verify(self, progress: Progress = silent) -> list[Damaged]:
+        """Read every byte and say what is damaged; the message begins with the file's path."""
+        found: list[Damaged] = []
+        parts = sorted(self.path.glob("segments/*")) + sorted(self.path.glob("indexes/*/*"))
+        for done, folder in enumerate(parts):
+            progress("verify", done, len(parts))
+            found += folders.damage(folder)
+        there = {str(folder.relative_to(self.path)) for folder in parts}
+        for number in manifest.numbers(self.path):
+            try:
+                state = manifest.read(self.path, number)
+            except (Damaged, InvalidInput) as error:
+                found.append(Damaged(str(error)))
+                continue
+            found += _missing(self.path, state, there)
+        progress("verify", len(parts), len(parts))
+        unique = {str(error): error for error in found}
+        return list(unique.values())
+
+    def _reader(self, source: Source, wanted: Manifest) -> tuple[Reader, Path]:
+        number = (manifest.numbers(self.path) or [0])[-1] + 1
+        bad_file = self.path / "log" / f"skipped-{number:06d}.jsonl"
+        split = Split.model_validate(wanted.split) if wanted.split is not None else None
+        return Reader(source, fields=wanted.fields, split=split, skipped=bad_file), bad_file
+
+    def _log(self, done: Done, began: float, **entry: Any) -> None:
+        seconds = round(time.monotonic() - began, 3)
+        log.record(self.path, done.manifest.number, seconds=seconds, rows=done.added, **entry)
+
+
+class _source:
+    """A source as a ``Source``; rows from Python become a file of the work folder meanwhile."""
+
+    def __init__(
+        self, path: Path, source: str | Path | Source | Rows, mapping: Mapping[str, str]
+    ) -> None:
+        self._path, self._source, self._mapping = path, source, mapping
+        self._aside: Any = None
+
+    def __enter__(self) -> Source:
+        source = self._source
+        if isinstance(source, Source):
+            return source
+        if isinstance(source, str | Path):
+            found = detect(source)
+            return found.model_copy(update={"fields": dict(self._mapping)})
+        self._aside = aside(self._path)
+        file = self._aside.__enter__() / "rows.jsonl"
+        with file.open("w", encoding="utf-8") as stream:
+            for row in source:
+                stream.write(json.dumps(dict(row), ensure_ascii=True) + "\n")
+        return Source(type="jsonl", path=str(file))
+
+    def __exit__(self, *error: object) -> None:
+        if self._aside is not None:
+            self._aside.__exit__(*error)
+
+
+def _job(workers: int, progress: Progress, segment_rows: int) -> Job:
+    if segment_rows < 1:
+        raise InvalidInput(f"segment rows: found {segment_rows}, expected 1 or more")
+    return Job(executor(workers), progress, segment_rows)
+
+
+def _entries(indexes: Mapping[str, IndexKind]) -> dict[str, IndexEntry]:
+    for name in indexes:
+        if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+            raise InvalidInput(f"index name {name!r}: use letters, digits, - and _")
+    return {
+        name: IndexEntry(type=kind.kind, settings=kind.model_dump(mode="json"), folders=())
+        for name, kind in indexes.items()
+    }
+
+
+def _wanted(
+    old: Manifest | None,
+    fields: Mapping[str, FieldType] | None,
+    split: Split | None,
+    indexes: Mapping[str, IndexKind] | None,
+    pipeline: str | None,
+    mapping: Mapping[str, str],
+) -> Manifest:
+    """The manifest to reach, without segments: what is asked, else what the collection has."""
+    for name in fields or {}:
+        if name in RESERVED:
+            raise InvalidInput(f"field {name!r}: the name is taken ({', '.join(RESERVED)})")
+    if indexes is None and old is None:
+        indexes = {"lexical": registry.find("indexes", "lexical")()}
+    entries = {
+        name: entry.model_copy(update={"folders": ()})
+        for name, entry in (old.indexes if old is not None else {}).items()
+    }
+    return Manifest(
+        fields=dict(fields or {}),
+        split=split.model_dump() if split is not None else None,
+        mapping=dict(mapping),
+        indexes=dict(sorted({**entries, **_entries(indexes or {})}.items())),
+        pipeline=pipeline if pipeline is not None else (old.pipeline if old is not None else None),
+    )
+
+
+def _with_bad(done: Done, reader: Reader, bad_file: Path) -> Done:
+    return replace(done, bad=reader.bad, bad_file=bad_file if reader.bad else None)
+
+
+def _missing(path: Path, state: Manifest, there: set[str]) -> Iterator[Damaged]:
+    """What a manifest names and the collection does not hold."""
+    names = [f"segments/{entry.folder}" for entry in state.segments]
+    for name, index in state.indexes.items():
+        names += [f"indexes/{name}/{folder}" for folder in index.folders]
+    for name in names:
+        if name not in there:
+            yield Damaged(f"{path / name}: is missing; manifest {state.number} names it")
+    for entry in state.deleted.values():
+        try:
+            read_deleted(path, entry)
+        except Damaged as error:
+            yield error

@@ -1,0 +1,171 @@
+"""Compaction: small segments become one, and deleted rows go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rag.collection import folders, manifest
+from rag.collection.build import Built, Settings, aside, index_key, kind_of
+from rag.collection.manifest import Manifest, SegmentEntry
+from rag.collection.segments import FORMAT, PASSAGES, write_segment
+from rag.collection.snapshot import read_deleted
+from rag.collection.writing import (
+    Done,
+    Job,
+    commit_after,
+    finish,
+    index_entries,
+    settings_of,
+)
+from rag.passages import FieldType, passage_schema
+
+
+def compact(collection: Path, job: Job) -> Done:
+    """Merge neighbouring segments up to the job's rows, and drop deleted rows."""
+    old = manifest.read(collection)
+    tasks = list(_compactions(collection, old, job.segment_rows))
+    if not tasks:
+        return Done(old, unchanged=True)
+    receipts: dict[str, Built] = {}
+    for done, (task, built) in enumerate(job.executor.map(build_compacted, tasks), 1):
+        entry = built.entry.model_copy(update={"covers": _covers(old, task)})
+        receipts[task.folders[0]] = Built(entry, built.indexes)
+        job.progress("merge", done, len(tasks))
+    segments = _replaced(old, tasks, receipts)
+    new = old.model_copy(
+        update={
+            "segments": tuple(built.entry for built in segments),
+            "indexes": index_entries(old, [built.indexes for built in segments]),
+            "deleted": {},
+        }
+    )
+    committed = commit_after(collection, old, lambda _: new)
+    finish(collection)
+    return Done(committed, deleted=old.rows - committed.rows)
+
+
+def _replaced(
+    old: Manifest, tasks: Sequence[CompactTask], receipts: Mapping[str, Built]
+) -> list[Built]:
+    """The segments in order, each run of a task replaced by what was built from it."""
+    inside = {folder for task in tasks for folder in task.folders}
+    segments = []
+    for place, entry in enumerate(old.segments):
+        if entry.folder in receipts:
+            segments.append(receipts[entry.folder])
+        elif entry.folder not in inside:
+            indexes = {name: index.folders[place] for name, index in old.indexes.items()}
+            segments.append(Built(entry, indexes))
+    return [built for built in segments if built.entry.rows]
+
+
+def _compactions(collection: Path, old: Manifest, rows: int) -> Iterator[CompactTask]:
+    """Runs of neighbouring segments to rewrite as one: several small ones, or with deletions."""
+    run: list[int] = []
+
+    def live(place: int) -> int:
+        entry = old.segments[place]
+        gone = old.deleted.get(entry.folder)
+        return entry.rows - (gone.rows if gone else 0)
+
+    def task() -> Iterator[CompactTask]:
+        if len(run) > 1 or any(old.segments[place].folder in old.deleted for place in run):
+            yield _compaction(collection, old, run)
+
+    for place in range(len(old.segments)):
+        if run and sum(map(live, run)) + live(place) > rows:
+            yield from task()
+            run = []
+        run.append(place)
+    yield from task()
+
+
+def _compaction(collection: Path, old: Manifest, run: Sequence[int]) -> CompactTask:
+    entries = [old.segments[place] for place in run]
+    gone = [
+        tuple(read_deleted(collection, old.deleted[entry.folder]).tolist())
+        if entry.folder in old.deleted
+        else None
+        for entry in entries
+    ]
+    return CompactTask(
+        collection,
+        tuple(entry.folder for entry in entries),
+        tuple(entry.rows for entry in entries),
+        tuple(gone),
+        old.fields,
+        settings_of(old),
+        {name: tuple(entry.folders[p] for p in run) for name, entry in old.indexes.items()},
+    )
+
+
+def _covers(old: Manifest, task: CompactTask) -> tuple[tuple[str, int], ...]:
+    """What the merged segment covers: nothing, where rows were dropped."""
+    if any(gone is not None for gone in task.deleted):
+        return ()
+    entries = {entry.folder: entry for entry in old.segments}
+    return tuple(part for folder in task.folders for part in entries[folder].covers)
+
+
+@dataclass(frozen=True)
+class CompactTask:
+    """Rewrite a run of segments as one, without their deleted rows.
+
+    ``folders`` are the segments' in order, ``deleted`` the hidden rows of each (None for none),
+    ``indexes`` (name, type, settings) with ``index_folders`` the folder of each segment, by name.
+    """
+
+    collection: Path
+    folders: tuple[str, ...]
+    rows: tuple[int, ...]
+    deleted: tuple[tuple[int, ...] | None, ...]
+    fields: Mapping[str, FieldType]
+    indexes: Settings
+    index_folders: dict[str, tuple[str, ...]]
+
+
+def build_compacted(task: CompactTask) -> Built:
+    """Write the segment of a ``CompactTask`` and merge its indexes; no text is tokenised again."""
+    keep = [
+        None if gone is None else ~np.isin(np.arange(rows), gone)
+        for rows, gone in zip(task.rows, task.deleted, strict=True)
+    ]
+    gone = [None if rows is None else list(rows) for rows in task.deleted]
+    key = folders.key_of("compacted", FORMAT, list(task.folders), gone)
+    segments = task.collection / "segments"
+    with aside(task.collection) as out:
+        batches = (
+            batch
+            for folder, mask in zip(task.folders, keep, strict=True)
+            for batch in _kept(segments / folder / PASSAGES, mask)
+        )
+        rows, characters = write_segment(batches, passage_schema(task.fields), out)
+        name = folders.publish(out, segments, key)
+    built = {}
+    for index, type_, settings in task.indexes:
+        target = task.collection / "indexes" / index
+        parts = [target / folder for folder in task.index_folders[index]]
+        with aside(task.collection) as out:
+            kind_of(type_, settings).merge(parts, keep, out)
+            built[index] = folders.publish(out, target, index_key(key, type_, settings))
+    return Built(SegmentEntry(folder=name, rows=rows, characters=characters, covers=()), built)
+
+
+def _kept(file: Path, mask: np.ndarray[Any, np.dtype[np.bool_]] | None) -> Iterator[pa.RecordBatch]:
+    """The batches of a file of passages without the rows that the mask drops."""
+    start = 0
+    with pa.memory_map(str(file)) as source:
+        reader = pa.ipc.open_file(source)
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            end = start + batch.num_rows
+            kept = batch if mask is None else batch.filter(pa.array(mask[start:end]))
+            start = end
+            if kept.num_rows:
+                yield kept

@@ -1,0 +1,119 @@
+"""Folders that never change: written aside, checked by sha256, renamed into place.
+
+A folder is called ``<key>-<digest>``: the key says what it was built from, the digest what it
+holds (the sha256 of its ``checksums.json``). So a manifest that names a folder names its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rag.errors import Damaged
+
+CHECKSUMS = "checksums.json"
+KEY_LENGTH = 24
+DIGEST_LENGTH = 16
+
+
+def canonical(value: Any) -> bytes:
+    """The one JSON spelling of a value that we hash: sorted keys, no spaces, UTF-8."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return text.encode()
+
+
+def key_of(*parts: Any) -> str:
+    """The key of what is built from these JSON values, 24 hexadecimal digits."""
+    return hashlib.sha256(canonical(list(parts))).hexdigest()[:KEY_LENGTH]
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def publish(folder: Path, parent: Path, key: str) -> str:
+    """Checksum and sync what stands in ``folder`` and rename it to ``parent/<key>-<digest>``.
+
+    A folder of that name that is already there is the same, since the digest is; then ``folder``
+    is removed.
+
+    Returns:
+        The name ``<key>-<digest>``.
+    """
+    names = sorted(path.name for path in folder.iterdir())
+    sums = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)}
+        for name in names
+    }
+    text = canonical({"files": sums}) + b"\n"
+    (folder / CHECKSUMS).write_bytes(text)
+    name = f"{key}-{hashlib.sha256(text).hexdigest()[:DIGEST_LENGTH]}"
+    target = parent / name
+    if target.is_dir():
+        shutil.rmtree(folder)
+        return name
+    for path in folder.iterdir():
+        sync(path)
+    sync(folder)
+    parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(target)
+    sync(parent)
+    return name
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find(parent: Path, key: str) -> str | None:
+    """The name of a published folder that was built from ``key`` and is whole, or None."""
+    for path in sorted(parent.glob(f"{key}-*")):
+        if not any(damage(path)):
+            return path.name
+    return None
+
+
+def damage(folder: Path) -> Iterator[Damaged]:
+    """What is wrong with a published folder, one error a file; reads every byte.
+
+    The message begins with the path of the file, so that ``rag verify`` names it.
+    """
+    sums_path = folder / CHECKSUMS
+    try:
+        text = sums_path.read_bytes()
+    except OSError as error:
+        yield Damaged(f"{sums_path}: {error.strerror or error}; the folder cannot be checked")
+        return
+    digest = hashlib.sha256(text).hexdigest()[:DIGEST_LENGTH]
+    if digest != folder.name.rpartition("-")[2]:
+        yield Damaged(f"{sums_path}: has the digest {digest}, not that of the folder's name")
+        return
+    sums = json.loads(text)["files"]
+    for name, expected in sums.items():
+        yield from _file_damage(folder / name, expected)
+    for path in sorted(folder.iterdir()):
+        if path.name not in sums and path.name != CHECKSUMS:
+            yield Damaged(f"{path}: is not one of the folder's files")
+
+
+def _file_damage(path: Path, expected: dict[str, Any]) -> Iterator[Damaged]:
+    try:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            yield Damaged(f"{path}: has {size} bytes, not {expected['bytes']}")
+        elif (found := file_hash(path)) != expected["sha256"]:
+            yield Damaged(f"{path}: sha256 is {found[:16]}…, not {expected['sha256'][:16]}…")
+    except OSError as error:
+        yield Damaged(f"{path}: {error.strerror or error}")

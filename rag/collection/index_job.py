@@ -1,0 +1,202 @@
+"""The index job: make a collection equal a source, add to it, or add an index to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from rag.collection import build, manifest
+from rag.collection.build import Built, Piece, PieceTask, SegmentTask
+from rag.collection.existing import Existing, OnExisting
+from rag.collection.manifest import IndexEntry, Manifest, SegmentEntry
+from rag.collection.partitions import PARTITION_ROWS, partition_key, partitions, runs
+from rag.collection.segments import PASSAGES
+from rag.collection.snapshot import Snapshot
+from rag.collection.writing import (
+    Done,
+    Job,
+    appended,
+    commit_after,
+    finish,
+    index_entries,
+    manifest_of,
+    per_segment,
+    settings_of,
+    with_deleted,
+)
+from rag.sources import Reader
+
+
+def mirror(collection: Path, reader: Reader, wanted: Manifest, job: Job) -> Done:
+    """Make the collection equal what ``reader`` yields; parts that are the same are kept.
+
+    ``wanted`` has the fields, split, mapping, pipeline and indexes (without folders) to reach.
+    """
+    old = manifest.read(collection) if manifest.numbers(collection) else None
+    plan = _read(collection, reader, reader, _pieces(collection, old), wanted, job)
+    covers = [(piece.key, piece.rows) for piece in plan]
+    if old is not None and not old.deleted and _covers(old) == covers:
+        # However it is cut into segments, by additions or compaction: it holds the source.
+        tasks = [_task_of(collection, old, entry, wanted) for entry in old.segments]
+    else:
+        tasks = _tasks(collection, plan, wanted, old, job)
+    new = manifest_of(wanted, _build(tasks, old, job))
+    if old is not None and old.model_copy(update={"number": 0}) == new:
+        finish(collection)
+        return Done(old, unchanged=True)
+    committed = commit_after(collection, old, lambda _: new)
+    finish(collection)
+    return Done(committed, added=committed.rows)
+
+
+def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> Done:
+    """Add the passages of ``reader`` as new segments; one commit for additions and deletions."""
+    base = Snapshot(collection, manifest.read(collection))
+    chosen = Existing(base, on_existing)
+    plan = _read(collection, reader, chosen.filter(reader), {}, base.manifest, job)
+    built = _build(_tasks(collection, plan, base.manifest, None, job), None, job)
+    added, gone = sum(piece.rows for piece in plan), chosen.replaced()
+    if not added and not len(gone):
+        finish(collection)
+        return Done(base.manifest, skipped=chosen.skipped, unchanged=True)
+    committed = commit_after(
+        collection,
+        base.manifest,
+        lambda now: with_deleted(collection, appended(now, built), per_segment(base, gone)),
+    )
+    finish(collection)
+    return Done(committed, added=added, deleted=len(gone), skipped=chosen.skipped)
+
+
+def add_indexes(collection: Path, wanted: Mapping[str, IndexEntry], job: Job) -> Done:
+    """Build further indexes of the passages that are there."""
+    old = manifest.read(collection)
+    goal = old.model_copy(update={"indexes": {**old.indexes, **wanted}})
+    tasks = [_task_of(collection, old, entry, goal) for entry in old.segments]
+    built = _build(tasks, old, job)
+    indexes = index_entries(goal, [receipt.indexes for receipt in built])
+    if indexes == old.indexes:
+        finish(collection)
+        return Done(old, unchanged=True)
+    committed = commit_after(
+        collection, old, lambda now: now.model_copy(update={"indexes": indexes})
+    )
+    finish(collection)
+    return Done(committed)
+
+
+def _covers(old: Manifest) -> list[tuple[str, int]]:
+    return [part for entry in old.segments for part in entry.covers]
+
+
+def _pieces(collection: Path, old: Manifest | None) -> dict[str, Piece]:
+    """The partitions that the segments of a manifest hold, by key."""
+    return {
+        key: Piece(key, rows, collection / "segments" / entry.folder / PASSAGES, number)
+        for entry in (old.segments if old is not None else ())
+        for number, (key, rows) in enumerate(entry.covers)
+    }
+
+
+def _read(
+    collection: Path,
+    reader: Reader,
+    batches: Iterable[pa.RecordBatch],
+    kept: Mapping[str, Piece],
+    wanted: Manifest,
+    job: Job,
+) -> list[Piece]:
+    """Cut ``batches`` into pieces, and build the indexes of those that are not ``kept``.
+
+    ``reader`` is where the batches come from, and says how far it has read.
+    """
+    plan: list[Piece] = []
+    indexes = settings_of(wanted)
+
+    def tasks() -> Iterator[PieceTask]:
+        for batch in partitions(batches, min(PARTITION_ROWS, job.segment_rows)):
+            key = partition_key(batch)
+            piece = kept.get(key) or build.keep_piece(collection, batch, key)
+            plan.append(piece)
+            job.progress("read", reader.bytes_read, reader.bytes_total)
+            if key not in kept:
+                yield PieceTask(collection, piece, indexes)
+
+    job.progress("read", 0, reader.bytes_total)
+    for _ in job.executor.map(build.build_piece, tasks()):
+        job.progress("read", reader.bytes_read, reader.bytes_total)
+    job.progress("read", reader.bytes_total, reader.bytes_total)
+    return plan
+
+
+def _tasks(
+    collection: Path, plan: Sequence[Piece], wanted: Manifest, old: Manifest | None, job: Job
+) -> list[SegmentTask]:
+    """The segments that the pieces make, in order; those of ``old`` that are among them kept."""
+    known = {entry.key: entry.folder for entry in (old.segments if old is not None else ())}
+    by_key = {piece.key: piece for piece in plan}
+    tasks = []
+    for run in runs([(piece.key, piece.rows) for piece in plan], job.segment_rows):
+        pieces = tuple(by_key[key] for key, _ in run)
+        folder = known.get(build.segment_key(pieces))
+        tasks.append(SegmentTask(collection, pieces, wanted.fields, settings_of(wanted), folder))
+    return tasks
+
+
+def _task_of(collection: Path, old: Manifest, entry: SegmentEntry, wanted: Manifest) -> SegmentTask:
+    """The task of a segment that is there, for the indexes that it lacks."""
+    file = collection / "segments" / entry.folder / PASSAGES
+    covers = entry.covers
+    if not covers:
+        with pa.memory_map(str(file)) as source:
+            reader = pa.ipc.open_file(source)
+            batches = (reader.get_batch(n) for n in range(reader.num_record_batches))
+            covers = tuple((partition_key(batch), batch.num_rows) for batch in batches)
+    pieces = [Piece(key, rows, file, number) for number, (key, rows) in enumerate(covers)]
+    return SegmentTask(collection, tuple(pieces), wanted.fields, settings_of(wanted), entry.folder)
+
+
+def _build(tasks: Sequence[SegmentTask], old: Manifest | None, job: Job) -> list[Built]:
+    """Build the segments and indexes that ``old`` does not have; receipts in order."""
+    entries = {entry.folder: entry for entry in (old.segments if old is not None else ())}
+    receipts: dict[str, Built] = {}
+    todo: list[SegmentTask] = []
+    for task in tasks:
+        there = _there(task, old)
+        missing = tuple(part for part in task.indexes if part[0] not in there)
+        if task.folder is not None:
+            receipts[task.key] = Built(entries[task.folder], there)
+        if task.folder is None or missing:
+            todo.append(replace(task, indexes=missing))
+    pieces = {
+        piece.key: PieceTask(task.collection, piece, task.indexes)
+        for task in todo
+        for piece in task.pieces
+    }
+    for done, _ in enumerate(job.executor.map(build.build_piece, pieces.values()), 1):
+        job.progress("index", done, len(pieces))
+    for done, (task, built) in enumerate(job.executor.map(build.build_segment, todo), 1):
+        before = receipts.get(task.key)
+        if before is not None:
+            built = Built(before.entry, {**before.indexes, **built.indexes})
+        receipts[task.key] = built
+        job.progress("merge", done, len(todo))
+    return [receipts[task.key] for task in tasks]
+
+
+def _there(task: SegmentTask, old: Manifest | None) -> dict[str, str]:
+    """The folders of the indexes of a segment that are there with the settings of the task."""
+    if task.folder is None or old is None:
+        return {}
+    place = [entry.folder for entry in old.segments].index(task.folder)
+    key = task.folder.rpartition("-")[0]
+    return {
+        name: old.indexes[name].folders[place]
+        for name, type_, settings in task.indexes
+        if name in old.indexes
+        and old.indexes[name].folders[place].rpartition("-")[0]
+        == build.index_key(key, type_, settings)
+    }

@@ -1,0 +1,46 @@
+"""``log/``: what is not reproducible. It speeds up and explains; nothing depends on it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rag.collection.folders import key_of
+
+
+def listing(files: Sequence[Path], settings: Any) -> str:
+    """A hash of the files' paths, sizes, times and inodes, and of the settings of a job."""
+    stats = [(str(path.absolute()), path.stat()) for path in files]
+    rows = [[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats]
+    return key_of(rows, settings)
+
+
+def record(collection: Path, number: int, **entry: Any) -> None:
+    """Write the log entry of manifest ``number``; a log that cannot be written is no error."""
+    entry |= {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("numpy", "pyarrow", "numba", "PyStemmer")},
+    }
+    try:
+        path = collection / "log" / f"{number:06d}.json"
+        path.write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    except OSError:
+        return
+
+
+def entry(collection: Path, number: int) -> dict[str, Any]:
+    """The log entry of a manifest; empty where there is none."""
+    try:
+        text = (collection / "log" / f"{number:06d}.json").read_text(encoding="utf-8")
+        value = json.loads(text)
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,200 @@
+"""What all writers share: the lock, how a job runs, what it did, and edits of a manifest."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.collection import build, folders, manifest
+from rag.collection.build import Built, Settings
+from rag.collection.manifest import DeletedEntry, IndexEntry, Manifest
+from rag.collection.snapshot import Snapshot, read_deleted
+from rag.errors import Conflict, InvalidInput
+from rag.jobs import Executor, Progress
+
+Change = Callable[[Manifest], Manifest]
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a job runs: on which executor, watched by whom, in segments of how many rows."""
+
+    executor: Executor
+    progress: Progress
+    segment_rows: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a writer did.
+
+    ``added``, ``deleted`` and ``skipped`` are passages, and ``bad`` source rows that could not
+    be read, which stand in ``bad_file``. ``unchanged`` says that the collection was as asked
+    before.
+    """
+
+    manifest: Manifest
+    added: int = 0
+    deleted: int = 0
+    skipped: int = 0
+    bad: int = 0
+    bad_file: Path | None = None
+    unchanged: bool = False
+
+
+@contextmanager
+def writing(collection: Path) -> Iterator[None]:
+    """Hold the collection's one writer's lock; it ends with the process, however that ends.
+
+    Raises:
+        Conflict: another process holds it; the message names it.
+        InvalidInput: the folder holds something else than a collection.
+    """
+    if collection.exists() and not collection.is_dir():
+        raise InvalidInput(f"{collection}: is a file; a collection is a folder")
+    ours = {"manifest", "log", build.WORK}
+    names = {path.name for path in collection.iterdir()} if collection.is_dir() else set()
+    if names and not names & ours:
+        raise InvalidInput(
+            f"{collection}: holds files and is not a collection; name a new or empty folder"
+        )
+    (collection / "log").mkdir(parents=True, exist_ok=True)
+    path = collection / "log" / "writer.lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Conflict(
+                f"{collection}: another job is writing here ({file.read().strip() or 'unknown'}); "
+                "wait until it ends and run the command again"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        # A killed job leaves what it was writing; what it had finished stays for the next run.
+        for stale in (collection / build.WORK).glob("tmp-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+        yield
+
+
+def commit_after(collection: Path, base: Manifest | None, change: Change) -> Manifest:
+    """Commit ``change`` of ``base``; ``Conflict`` if another manifest was committed since."""
+    number = base.number if base is not None else 0
+
+    def checked(current: Manifest) -> Manifest:
+        if current.number != number:
+            raise Conflict(f"{collection}: changed while the job ran; run the command again")
+        return change(current)
+
+    return manifest.commit(collection, checked)
+
+
+def settings_of(wanted: Manifest) -> Settings:
+    """The indexes that a manifest names, as tasks carry them."""
+    return tuple((name, entry.type, entry.settings) for name, entry in wanted.indexes.items())
+
+
+def finish(collection: Path) -> None:
+    """Remove the pieces: what they were for is committed."""
+    shutil.rmtree(collection / build.WORK, ignore_errors=True)
+
+
+def index_entries(wanted: Manifest, built: Sequence[Mapping[str, str]]) -> dict[str, IndexEntry]:
+    """The indexes of ``wanted`` with the folders of each segment, in order."""
+    return {
+        name: entry.model_copy(update={"folders": tuple(part[name] for part in built)})
+        for name, entry in wanted.indexes.items()
+    }
+
+
+def manifest_of(wanted: Manifest, built: Sequence[Built]) -> Manifest:
+    """``wanted`` over exactly these segments, with nothing deleted."""
+    return wanted.model_copy(
+        update={
+            "number": 0,
+            "segments": tuple(receipt.entry for receipt in built),
+            "indexes": index_entries(wanted, [receipt.indexes for receipt in built]),
+            "deleted": {},
+        }
+    )
+
+
+def appended(current: Manifest, built: Sequence[Built]) -> Manifest:
+    """The manifest with these segments after its own."""
+    return current.model_copy(
+        update={
+            "segments": (*current.segments, *(receipt.entry for receipt in built)),
+            "indexes": {
+                name: entry.model_copy(
+                    update={
+                        "folders": (
+                            *entry.folders,
+                            *(receipt.indexes[name] for receipt in built),
+                        )
+                    }
+                )
+                for name, entry in current.indexes.items()
+            },
+        }
+    )
+
+
+def per_segment(base: Snapshot, numbers: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """The rows of each segment (its folder) that these passage numbers are."""
+    numbers = np.unique(numbers)
+    places = np.searchsorted(base.starts, numbers, "right") - 1
+    return {
+        base.manifest.segments[place].folder: numbers[places == place] - base.starts[place]
+        for place in np.unique(places).tolist()
+    }
+
+
+def with_deleted(
+    collection: Path, current: Manifest, rows: Mapping[str, NDArray[np.int64]]
+) -> Manifest:
+    """The manifest with these rows hidden too; writes one file of rows a segment."""
+    deleted = dict(current.deleted)
+    for folder, more in rows.items():
+        before = deleted.get(folder)
+        gone = np.union1d(read_deleted(collection, before), more) if before else np.unique(more)
+        buffer = io.BytesIO()
+        np.save(buffer, gone.astype(np.uint32), allow_pickle=False)
+        name = f"{folder}-{current.number + 1:06d}.npy"
+        _write_synced(collection / "deleted" / name, buffer.getvalue())
+        sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
+        deleted[folder] = DeletedEntry(file=name, sha256=sha256, rows=len(gone))
+    return current.model_copy(update={"deleted": dict(sorted(deleted.items()))})
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with_suffix = path.with_name(f".tmp-{path.name}")
+    with_suffix.write_bytes(data)
+    folders.sync(with_suffix)
+    with_suffix.replace(path)
+    folders.sync(path.parent)
+
+
+def delete(collection: Path, numbers: NDArray[np.int64], base: Snapshot) -> Done:
+    """Hide the passages with these numbers of ``base``."""
+
+    def change(current: Manifest) -> Manifest:
+        # Rows of a segment never move, so additions by another writer do not matter.
+        there = {entry.folder for entry in current.segments}
+        rows = per_segment(base, numbers)
+        if not set(rows) <= there:
+            raise Conflict(f"{collection}: was rewritten by another job; run the command again")
+        return with_deleted(collection, current, rows)
+
+    return Done(manifest.commit(collection, change), deleted=len(numbers))
