@@ -124,7 +124,7 @@ def run_python(block: Block, names: dict[str, Any]) -> None:
     try:
         code = compile("\n" * block.line + block.text, str(block.file), "exec")
         with contextlib.redirect_stdout(shown):
-            exec(code, names)  # noqa: S102: the documents are our own
+            exec(code, names)  # noqa: S102 - the documents are our own
     except Exception as error:
         raise Failed(shown.getvalue() + traceback.format_exc(limit=-3)) from error
 
