@@ -167,12 +167,15 @@ class Ranking:
     @property
     def row_of(self) -> NDArray[np.int64]:
         """(m,) int64: the row of each entry."""
-        return np.repeat(np.arange(len(self)), self.counts)
+        rows: NDArray[np.int64] = np.repeat(np.arange(len(self)), self.counts)
+        return rows
 
     @property
     def rank_of(self) -> NDArray[np.int64]:
         """(m,) int64: the 0-based rank of each entry in its row."""
-        return np.arange(len(self.docs)) - np.repeat(self.offsets[:-1], self.counts)
+        starts = np.repeat(self.offsets[:-1], self.counts)
+        ranks: NDArray[np.int64] = np.arange(len(self.docs)) - starts
+        return ranks
 
     @property
     def is_valid(self) -> NDArray[np.bool_]:

@@ -63,7 +63,8 @@ class PieceTask:
 class SegmentTask:
     """Build a segment of these pieces, and its indexes, in the ``collection``.
 
-    ``folder`` names the segment where it is there already and only indexes are missing.
+    ``folder`` names the segment where it is there already and only indexes are missing. ``copy``
+    tells a segment from an earlier one of the same passages, whose rows are deleted.
     """
 
     collection: Path
@@ -71,11 +72,14 @@ class SegmentTask:
     fields: Mapping[str, FieldType]
     indexes: Settings
     folder: str | None = None
+    copy: int = 0
 
     @property
     def key(self) -> str:
         """The key of the segment that these pieces make."""
-        return segment_key(self.pieces)
+        if self.folder is not None:
+            return self.folder.rpartition("-")[0]
+        return segment_key(self.pieces, self.copy)
 
 
 @dataclass(frozen=True)
@@ -97,9 +101,9 @@ def index_key(of: str, type: str, settings: Mapping[str, Any]) -> str:
     return folders.key_of("index", of, type, kind_of(type, settings).format, dict(settings))
 
 
-def segment_key(pieces: tuple[Piece, ...]) -> str:
-    """The key of the segment that is made of these pieces."""
-    return folders.key_of("segment", FORMAT, [piece.key for piece in pieces])
+def segment_key(pieces: tuple[Piece, ...], copy: int = 0) -> str:
+    """The key of the segment that is made of these pieces, and of its later copies."""
+    return folders.key_of("segment", FORMAT, [piece.key for piece in pieces], copy)
 
 
 @contextmanager
@@ -144,11 +148,10 @@ def build_piece(task: PieceTask) -> int:
 
 def build_segment(task: SegmentTask) -> Built:
     """Build a segment and its indexes from pieces whose indexes are built."""
-    key = segment_key(task.pieces)
+    key = task.key
     rows = sum(piece.rows for piece in task.pieces)
     if task.folder is not None:
         name, characters = task.folder, 0
-        key = name.rpartition("-")[0]
     else:
         with aside(task.collection) as out:
             batches = (piece.read() for piece in task.pieces)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -153,6 +153,7 @@ class Collection:
         source: str | Path | Source | Rows,
         *,
         on_existing: OnExisting = "fail",
+        on_bad: Literal["stop", "skip"] = "stop",
         segment_rows: int = SEGMENT_ROWS,
         workers: int = 1,
         progress: Progress = silent,
@@ -160,7 +161,8 @@ class Collection:
         """Add the documents of ``source`` as new segments, in one commit.
 
         A document that is there already stops the job (``fail``), is kept (``skip``) or gives way
-        to the new one (``replace``). The field mapping of the first source is used again, where
+        to the new one (``replace``); a row that cannot be read stops it too, or is skipped
+        (``on_bad``). The field mapping of the first source is used again, where
         ``source`` is a path.
 
         Raises:
@@ -173,6 +175,7 @@ class Collection:
         with writing.writing(self.path):
             current = manifest.read(self.path)
             with _source(self.path, source, current.mapping) as resolved:
+                resolved = resolved.model_copy(update={"on_bad": on_bad})
                 reader, bad_file = self._reader(resolved, current)
                 done = index_job.add(self.path, reader, on_existing, job)
                 done = _with_bad(done, reader, bad_file)

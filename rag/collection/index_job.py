@@ -36,7 +36,8 @@ def mirror(collection: Path, reader: Reader, wanted: Manifest, job: Job) -> Done
     ``wanted`` has the fields, split, mapping, pipeline and indexes (without folders) to reach.
     """
     old = manifest.read(collection) if manifest.numbers(collection) else None
-    plan = _read(collection, reader, reader, _pieces(collection, old), wanted, job)
+    kept = _pieces(collection, old)
+    plan = _read(collection, reader, reader, kept, wanted, job)
     covers = [(piece.key, piece.rows) for piece in plan]
     if old is not None and not old.deleted and _covers(old) == covers:
         # However it is cut into segments, by additions or compaction: it holds the source.
@@ -49,7 +50,9 @@ def mirror(collection: Path, reader: Reader, wanted: Manifest, job: Job) -> Done
         return Done(old, unchanged=True)
     committed = commit_after(collection, old, lambda _: new)
     finish(collection)
-    return Done(committed, added=committed.rows)
+    same = sum(piece.rows for piece in plan if piece.key in kept)
+    before = old.rows if old is not None else 0
+    return Done(committed, added=committed.rows - same, deleted=before - same)
 
 
 def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> Done:
@@ -57,7 +60,8 @@ def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> 
     base = Snapshot(collection, manifest.read(collection))
     chosen = Existing(base, on_existing)
     plan = _read(collection, reader, chosen.filter(reader), {}, base.manifest, job)
-    built = _build(_tasks(collection, plan, base.manifest, None, job), None, job)
+    tasks = _tasks(collection, plan, base.manifest, None, job)
+    built = _build([_apart(task, base.manifest) for task in tasks], None, job)
     added, gone = sum(piece.rows for piece in plan), chosen.replaced()
     if not added and not len(gone):
         finish(collection)
@@ -144,6 +148,18 @@ def _tasks(
         folder = known.get(build.segment_key(pieces))
         tasks.append(SegmentTask(collection, pieces, wanted.fields, settings_of(wanted), folder))
     return tasks
+
+
+def _apart(task: SegmentTask, base: Manifest) -> SegmentTask:
+    """The task under a key that no segment of ``base`` has.
+
+    The same passages may have been added before and deleted since; then one folder would stand
+    for both, and its deleted rows would hide the new ones.
+    """
+    taken = {entry.key for entry in base.segments}
+    while task.key in taken:
+        task = replace(task, copy=task.copy + 1)
+    return task
 
 
 def _task_of(collection: Path, old: Manifest, entry: SegmentEntry, wanted: Manifest) -> SegmentTask:

@@ -1,0 +1,301 @@
+"""The commands that write and check collections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rag.cli.output import JsonFlag, console, plural, print_json, progress
+from rag.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from rag.collection import Done
+    from rag.collection.kinds import IndexKind
+
+
+Dir = Annotated[Path, typer.Argument(help="The collection's folder.", show_default=False)]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that build.")]
+SegmentRows = Annotated[
+    int, typer.Option("--segment-rows", min=1, help="The most passages in a segment.")
+]
+Bad = Annotated[
+    Literal["stop", "skip"] | None,
+    typer.Option(
+        "--on-bad",
+        help="Stop at a bad row, or skip it into a file. Default: what the file says, or stop.",
+        show_default=False,
+    ),
+]
+
+
+def index(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A BEIR folder, a .jsonl, .csv or .tsv file, an index YAML, or a collection.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The collection's folder.", show_default=False),
+    ] = None,
+    index: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--index",
+            help="An index to build; may be repeated. Default: lexical.",
+            show_default=False,
+        ),
+    ] = None,
+    on_bad: Bad = None,
+    segment_rows: SegmentRows = 1_000_000,
+    workers: Workers = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make a collection equal a source, or add an index to a collection.
+
+    Parts that have not changed are kept; a job that was killed goes on where it stopped.
+
+    \b
+    Examples:
+      rag index examples/xquad-en --out wiki
+      rag index wiki.yaml --out wiki --workers 4
+      rag index wiki --index lexical
+    """  # noqa: D301
+    from rag.collection import Collection
+
+    if out is None:
+        _add_index(source, index, workers, as_json)
+        return
+    settings = _source(source, index, on_bad)
+    with progress() as tell:
+        _, done = Collection.build(
+            path=out, segment_rows=segment_rows, workers=workers, progress=tell, **settings
+        )
+    _report(out, done, as_json)
+
+
+def _add_index(source: str, index: list[str] | None, workers: int, as_json: bool) -> None:
+    from rag.collection import Collection
+
+    path = Path(source)
+    if not (path / "manifest").is_dir():
+        raise InvalidInput(f"where shall it go? add '--out DIR': rag index {source} --out DIR")
+    if not index:
+        raise InvalidInput(f"which index? add '--index NAME': rag index {source} --index lexical")
+    with progress() as tell:
+        done = Collection.open(path).add_index(_kinds(index), workers=workers, progress=tell)
+    _report(path, done, as_json)
+
+
+def _kinds(names: list[str]) -> dict[str, IndexKind]:
+    from rag import registry
+
+    return {name: registry.find("indexes", name)() for name in names}
+
+
+def _source(source: str, index: list[str] | None, on_bad: str | None) -> dict[str, Any]:
+    """The arguments of ``Collection.build`` for a path: those of an index YAML, or its own."""
+    from rag.sources import detect
+
+    if not source.endswith((".yaml", ".yml")):
+        found, settings = detect(source), dict[str, Any]()
+        if index:
+            settings["indexes"] = _kinds(index)
+    else:
+        from rag.pipelines.load import load_index
+
+        file = load_index(source)
+        chosen = {**file.indexes}
+        for name in index or ():
+            if name not in chosen:
+                known = ", ".join(chosen)
+                raise InvalidInput(f"{source}: has no index {name!r}; it has: {known}")
+        found = file.source
+        settings = {
+            "fields": file.fields,
+            "split": file.split,
+            "indexes": {n: kind for n, kind in chosen.items() if not index or n in index} or None,
+            "pipeline": file.pipeline,
+        }
+    if on_bad is not None:
+        found = found.model_copy(update={"on_bad": on_bad})
+    return {"source": found, **settings}
+
+
+def add(
+    collection: Dir,
+    source: Annotated[
+        str,
+        typer.Argument(help="A BEIR folder, or a .jsonl, .csv or .tsv file.", show_default=False),
+    ],
+    on_existing: Annotated[
+        Literal["fail", "skip", "replace"],
+        typer.Option("--on-existing", help="For a document that is there already."),
+    ] = "fail",
+    on_bad: Bad = None,
+    segment_rows: SegmentRows = 1_000_000,
+    workers: Workers = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Add documents to a collection, in one commit.
+
+    \b
+    Example:
+      rag add wiki more.jsonl --on-existing replace
+    """  # noqa: D301
+    from rag.collection import Collection
+
+    opened = Collection.open(collection)
+    with progress() as tell:
+        done = opened.add(
+            source,
+            on_existing=on_existing,
+            on_bad=on_bad or "stop",
+            segment_rows=segment_rows,
+            workers=workers,
+            progress=tell,
+        )
+    _report(collection, done, as_json)
+
+
+def delete(
+    collection: Dir,
+    ids: Annotated[
+        list[str], typer.Argument(help="Ids of passages or documents.", show_default=False)
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """Hide passages from search, by their ids or those of their documents.
+
+    \b
+    Example:
+      rag delete wiki p12 p13
+    """  # noqa: D301
+    from rag.collection import Collection
+
+    _report(collection, Collection.open(collection).delete(ids), as_json)
+
+
+def compact(
+    collection: Dir,
+    segment_rows: SegmentRows = 1_000_000,
+    workers: Workers = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Merge small segments and drop deleted passages.
+
+    \b
+    Example:
+      rag compact wiki
+    """  # noqa: D301
+    from rag.collection import Collection
+
+    opened = Collection.open(collection)
+    with progress() as tell:
+        done = opened.compact(segment_rows=segment_rows, workers=workers, progress=tell)
+    _report(collection, done, as_json)
+
+
+def _report(path: Path, done: Done, as_json: bool) -> None:
+    state = done.manifest
+    if as_json:
+        print_json(
+            {
+                "collection": str(path),
+                "manifest": state.number,
+                "passages": state.live,
+                "segments": len(state.segments),
+                "indexes": sorted(state.indexes),
+                "added": done.added,
+                "deleted": done.deleted,
+                "skipped": done.skipped,
+                "bad_rows": done.bad,
+                "bad_file": str(done.bad_file) if done.bad_file is not None else None,
+                "unchanged": done.unchanged,
+            }
+        )
+        return
+    parts = [plural(state.live, "passage"), plural(len(state.segments), "segment")]
+    parts += [f"index {name}" for name in state.indexes]
+    print(f"{path}: {', '.join(parts)}; manifest {state.number}")
+    if done.unchanged:
+        print("  nothing to do: it was so already")
+    for count, what in ((done.added, "in"), (done.deleted, "out")):
+        if count:
+            print(f"  {plural(count, 'passage')} {what}")
+    if done.skipped:
+        print(f"  {plural(done.skipped, 'passage')} left out: their documents are there already")
+    if done.bad:
+        print(f"  {plural(done.bad, 'bad row')} skipped: see {done.bad_file}")
+
+
+def info(
+    collection: Dir,
+    manifest: Annotated[
+        int | None,
+        typer.Option("--manifest", help="An older state, by number.", show_default=False),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a collection holds.
+
+    \b
+    Example:
+      rag info wiki
+    """  # noqa: D301
+    from rag.collection import Collection
+    from rag.collection.info import describe
+
+    facts = describe(Collection.open(collection), manifest)
+    if as_json:
+        print_json(facts)
+        return
+    from rich.table import Table
+
+    table = Table("", "", title=str(collection), show_header=False, title_justify="left")
+    for key in ("manifest", "passages", "deleted", "characters", "bytes", "pipeline", "split"):
+        value = facts[key]
+        if value is not None:
+            table.add_row(key, f"{value:,}" if isinstance(value, int) else str(value))
+    for name, kind in facts["fields"].items():
+        table.add_row(f"field {name}", kind)
+    for name, entry in facts["indexes"].items():
+        settings = ", ".join(f"{key}: {value}" for key, value in entry["settings"].items())
+        table.add_row(f"index {name}", f"{entry['type']} ({settings}), {entry['bytes']:,} bytes")
+    table.add_row("segments", str(len(facts["segments"])))
+    for entry in facts["segments"][:20]:
+        deleted = f", {entry['deleted']:,} deleted" if entry["deleted"] else ""
+        table.add_row(f"  {entry['folder'][:16]}…", f"{entry['rows']:,} rows{deleted}")
+    if len(facts["segments"]) > 20:
+        table.add_row("  …", f"{len(facts['segments']) - 20} more; --json lists all")
+    console().print(table)
+
+
+def verify(collection: Dir, as_json: JsonFlag = False) -> None:
+    """Read every byte of a collection; exit 1 naming each file that is damaged.
+
+    \b
+    Example:
+      rag verify wiki
+    """  # noqa: D301
+    from rag.collection import Collection
+
+    path = Path(collection)
+    # Not Collection.open: a damaged manifest is to be named along with all other damage.
+    if not (path / "manifest").is_dir():
+        Collection.open(path)
+    with progress() as tell:
+        found = Collection(path).verify(tell)
+    if as_json:
+        print_json({"collection": str(path), "damage": [str(error) for error in found]})
+    else:
+        for error in found:
+            print(error)
+        if not found:
+            print(f"{path}: every byte is as it was written")
+    if found:
+        raise typer.Exit(1)

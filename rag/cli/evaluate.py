@@ -1,0 +1,58 @@
+"""The command that measures a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rag.cli.ask import OfCollection, WithPipeline, loaded
+from rag.cli.output import JsonFlag, console, print_json, progress
+
+
+def evaluate(
+    dataset: Annotated[
+        Path,
+        typer.Argument(help="A BEIR folder with queries and judgements.", show_default=False),
+    ],
+    collection: OfCollection = None,
+    pipeline: WithPipeline = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure",
+            "-m",
+            help="By ir-measures' name (nDCG@10, R@100, RR@10), EM or F1; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="Which judgements: test, dev, train.", show_default=False),
+    ] = None,
+    save_run: Annotated[
+        Path | None,
+        typer.Option("--save-run", help="Write the run in TREC's format.", show_default=False),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure a pipeline on a dataset's questions.
+
+    \b
+    Examples:
+      rag eval examples/xquad-en -c wiki -p bm25-extract
+      rag eval examples/xquad-en -c wiki -p bm25 -m nDCG@10 --save-run bm25.trec --json
+    """  # noqa: D301
+    from rag import eval as evaluation
+
+    with loaded(pipeline, collection) as opened, progress() as tell:
+        report = evaluation.evaluate(
+            evaluation.load(dataset, split=split), opened, measures=measure, progress=tell
+        )
+    if save_run is not None:
+        evaluation.write_run(save_run, report.run)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        console().print(report.table())
