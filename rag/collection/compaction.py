@@ -13,6 +13,7 @@ import pyarrow as pa
 from rag.collection import folders, manifest
 from rag.collection.build import Built, Settings, aside, index_key, kind_of
 from rag.collection.manifest import Manifest, SegmentEntry
+from rag.collection.partitions import partition_key
 from rag.collection.segments import FORMAT, PASSAGES, write_segment
 from rag.collection.snapshot import read_deleted
 from rag.collection.writing import (
@@ -34,8 +35,7 @@ def compact(collection: Path, job: Job) -> Done:
         return Done(old, unchanged=True)
     receipts: dict[str, Built] = {}
     for done, (task, built) in enumerate(job.executor.map(build_compacted, tasks), 1):
-        entry = built.entry.model_copy(update={"covers": _covers(old, task)})
-        receipts[task.folders[0]] = Built(entry, built.indexes)
+        receipts[task.folders[0]] = built
         job.progress("merge", done, len(tasks))
     segments = _replaced(old, tasks, receipts)
     new = old.model_copy(
@@ -105,14 +105,6 @@ def _compaction(collection: Path, old: Manifest, run: Sequence[int]) -> CompactT
     )
 
 
-def _covers(old: Manifest, task: CompactTask) -> tuple[tuple[str, int], ...]:
-    """What the merged segment covers: nothing, where rows were dropped."""
-    if any(gone is not None for gone in task.deleted):
-        return ()
-    entries = {entry.folder: entry for entry in old.segments}
-    return tuple(part for folder in task.folders for part in entries[folder].covers)
-
-
 @dataclass(frozen=True)
 class CompactTask:
     """Rewrite a run of segments as one, without their deleted rows.
@@ -139,13 +131,16 @@ def build_compacted(task: CompactTask) -> Built:
     gone = [None if rows is None else list(rows) for rows in task.deleted]
     key = folders.key_of("compacted", FORMAT, list(task.folders), gone)
     segments = task.collection / "segments"
+    covers: list[tuple[str, int]] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for folder, mask in zip(task.folders, keep, strict=True):
+            for batch in _kept(segments / folder / PASSAGES, mask):
+                covers.append((partition_key(batch), batch.num_rows))
+                yield batch
+
     with aside(task.collection) as out:
-        batches = (
-            batch
-            for folder, mask in zip(task.folders, keep, strict=True)
-            for batch in _kept(segments / folder / PASSAGES, mask)
-        )
-        rows, characters = write_segment(batches, passage_schema(task.fields), out)
+        rows, characters = write_segment(batches(), passage_schema(task.fields), out)
         name = folders.publish(out, segments, key)
     built = {}
     for index, type_, settings in task.indexes:
@@ -154,7 +149,9 @@ def build_compacted(task: CompactTask) -> Built:
         with aside(task.collection) as out:
             kind_of(type_, settings).merge(parts, keep, out)
             built[index] = folders.publish(out, target, index_key(key, type_, settings))
-    return Built(SegmentEntry(folder=name, rows=rows, characters=characters, covers=()), built)
+    return Built(
+        SegmentEntry(folder=name, rows=rows, characters=characters, covers=tuple(covers)), built
+    )
 
 
 def _kept(file: Path, mask: np.ndarray[Any, np.dtype[np.bool_]] | None) -> Iterator[pa.RecordBatch]:

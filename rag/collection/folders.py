@@ -38,6 +38,17 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def checksums(folder: Path) -> bytes:
+    """The text of ``checksums.json`` for the other files of a folder: their sizes and sha256."""
+    paths = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
+    sums = {p.name: {"bytes": p.stat().st_size, "sha256": file_hash(p)} for p in paths}
+    return canonical({"files": sums}) + b"\n"
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:DIGEST_LENGTH]
+
+
 def publish(folder: Path, parent: Path, key: str) -> str:
     """Checksum and sync what stands in ``folder`` and rename it to ``parent/<key>-<digest>``.
 
@@ -47,14 +58,9 @@ def publish(folder: Path, parent: Path, key: str) -> str:
     Returns:
         The name ``<key>-<digest>``.
     """
-    names = sorted(path.name for path in folder.iterdir())
-    sums = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": file_hash(folder / name)}
-        for name in names
-    }
-    text = canonical({"files": sums}) + b"\n"
+    text = checksums(folder)
     (folder / CHECKSUMS).write_bytes(text)
-    name = f"{key}-{hashlib.sha256(text).hexdigest()[:DIGEST_LENGTH]}"
+    name = f"{key}-{_digest(text)}"
     target = parent / name
     if target.is_dir():
         shutil.rmtree(folder)
@@ -96,11 +102,14 @@ def damage(folder: Path) -> Iterator[Damaged]:
     except OSError as error:
         yield Damaged(f"{sums_path}: {error.strerror or error}; the folder cannot be checked")
         return
-    digest = hashlib.sha256(text).hexdigest()[:DIGEST_LENGTH]
-    if digest != folder.name.rpartition("-")[2]:
-        yield Damaged(f"{sums_path}: has the digest {digest}, not that of the folder's name")
+    if _digest(text) != folder.name.rpartition("-")[2]:
+        yield Damaged(f"{sums_path}: is not what the digest in the folder's name says")
+        if _digest(checksums(folder)) == folder.name.rpartition("-")[2]:
+            return
+    try:
+        sums = dict(json.loads(text)["files"])
+    except (ValueError, TypeError, KeyError):
         return
-    sums = json.loads(text)["files"]
     for name, expected in sums.items():
         yield from _file_damage(folder / name, expected)
     for path in sorted(folder.iterdir()):

@@ -165,13 +165,7 @@ def _apart(task: SegmentTask, base: Manifest) -> SegmentTask:
 def _task_of(collection: Path, old: Manifest, entry: SegmentEntry, wanted: Manifest) -> SegmentTask:
     """The task of a segment that is there, for the indexes that it lacks."""
     file = collection / "segments" / entry.folder / PASSAGES
-    covers = entry.covers
-    if not covers:
-        with pa.memory_map(str(file)) as source:
-            reader = pa.ipc.open_file(source)
-            batches = (reader.get_batch(n) for n in range(reader.num_record_batches))
-            covers = tuple((partition_key(batch), batch.num_rows) for batch in batches)
-    pieces = [Piece(key, rows, file, number) for number, (key, rows) in enumerate(covers)]
+    pieces = [Piece(key, rows, file, number) for number, (key, rows) in enumerate(entry.covers)]
     return SegmentTask(collection, tuple(pieces), wanted.fields, settings_of(wanted), entry.folder)
 
 

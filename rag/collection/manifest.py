@@ -37,7 +37,7 @@ class SegmentEntry(_Part):
     rows: int
     characters: int
     covers: tuple[tuple[str, int], ...]
-    """(partition key, rows) in order; empty where deleted rows were dropped by ``compact``."""
+    """(partition key, rows) of each record batch; compaction keeps those that it does not touch."""
 
     @property
     def key(self) -> str:
