@@ -109,6 +109,9 @@ def damage(folder: Path) -> Iterator[Damaged]:
     try:
         sums = dict(json.loads(text)["files"])
     except (ValueError, TypeError, KeyError):
+        for path in sorted(folder.iterdir()):
+            if path.name != CHECKSUMS:
+                yield Damaged(f"{path}: cannot be told from a damaged one without {CHECKSUMS}")
         return
     for name, expected in sums.items():
         yield from _file_damage(folder / name, expected)
