@@ -225,7 +225,7 @@ def _no_manifest(collection: Path) -> str:
         return (
             f"{collection}: there is no such folder; 'rag index SOURCE --out {collection}' makes it"
         )
-    if (collection / ".work").is_dir():
+    if (collection / ".work").is_dir() or (collection / "log").is_dir():
         return (
             f"{collection}: has no manifest yet: 'rag index' has not finished here; run it again, "
             "it goes on where it stopped"
