@@ -216,7 +216,7 @@ def test_schema_is_json(rag: Rag) -> None:
         (("ask", "x", "-c", "{wiki}", "-p", "bm52-extract"), "bm25-extract"),
         (("ask", "x", "-c", "{wiki}", "-p", "./no.yaml"), "no.yaml"),
         (("index", "{here}/no.jsonl", "--out", "{here}/c"), "no.jsonl"),
-        (("index", "{here}/no.docx", "--out", "{here}/c"), ".jsonl"),
+        (("index", "{here}/file", "--out", "{here}/c"), ".jsonl"),
         (("index", "{wiki}"), "--index"),
         (("index", "{here}"), "--out"),
         (("eval", "{here}", "-c", "{wiki}"), "queries"),
