@@ -1,1 +1,51 @@
-"""From YAML to a pipeline."""
+"""From YAML to a pipeline.
+
+The files of this room, in the order that a YAML file passes them:
+
+    yaml_nodes   the file as a tree in which every key and value keeps its position
+    scalars      what a plain word means, and ``${NAME}``
+    validate     a part of the tree against a pydantic model, in plain words
+    stages       the list of stages, and the columns that they pass on
+    index        the index file
+    load         all of it together: ``load_pipeline``, ``load_index``, ``problems``
+    report       the problems found on the way
+    schema       the JSON schema for editors
+
+Names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rag.pipelines.index import IndexFile as IndexFile
+    from rag.pipelines.load import load_index as load_index
+    from rag.pipelines.load import load_pipeline as load_pipeline
+    from rag.pipelines.load import problems as problems
+    from rag.pipelines.load import shipped as shipped
+    from rag.pipelines.schema import json_schema as json_schema
+
+_EXPORTS = {
+    "IndexFile": "index",
+    "json_schema": "schema",
+    "load_index": "load",
+    "load_pipeline": "load",
+    "problems": "load",
+    "shipped": "load",
+}
+
+__all__ = ["IndexFile", "json_schema", "load_index", "load_pipeline", "problems", "shipped"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from the module that defines it."""
+    if name in _EXPORTS:
+        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted([*globals(), *__all__])

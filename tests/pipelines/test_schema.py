@@ -1,0 +1,66 @@
+"""The JSON schema that ``rag schema`` prints."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import pytest
+
+import rag.pipelines
+from rag import registry
+from rag.pipelines.schema import json_schema
+
+
+def items(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = schema["properties"]["stages"]["items"]["oneOf"]
+    return found
+
+
+def test_every_built_in_stage_stands_in_it_with_its_fields() -> None:
+    bare, *settings = items(json_schema("pipeline"))
+    names = sorted(registry.BUILT_IN["stages"])
+    assert bare["enum"] == names
+    assert [form["required"] for form in settings] == [[name] for name in names]
+    for form, name in zip(settings, names, strict=True):
+        its = form["properties"][name]
+        its = its["oneOf"][0] if "oneOf" in its else its
+        fields = registry.find("stages", name).model_fields
+        assert its["properties"].keys() == fields.keys()
+        assert its["additionalProperties"] is False
+        for field, info in fields.items():
+            assert its["properties"][field].get("description") == info.description
+
+
+def test_index_files() -> None:
+    schema = json_schema("index")
+    assert schema["required"] == ["kind", "source", "indexes"]
+    (lexical,) = schema["properties"]["indexes"]["additionalProperties"]["oneOf"]
+    assert lexical["properties"]["type"] == {"const": "lexical"}
+    assert lexical["required"] == ["type"]
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "index", None])
+def test_every_reference_leads_somewhere(kind: Literal["pipeline", "index"] | None) -> None:
+    schema = json_schema(kind)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+    def references(value: Any) -> set[str]:
+        if isinstance(value, dict):
+            own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set[str]()
+            return own.union(*map(references, value.values()))
+        return set[str]().union(*map(references, value)) if isinstance(value, list) else set()
+
+    assert {ref.removeprefix("#/$defs/") for ref in references(schema)} <= schema["$defs"].keys()
+    assert json.loads(json.dumps(schema)) == schema
+    assert len(schema.get("oneOf", ())) == (2 if kind is None else 0)
+
+
+def test_the_public_names_of_the_room() -> None:
+    assert rag.pipelines.__all__ == sorted(rag.pipelines.__all__, key=str.lower)
+    for name in rag.pipelines.__all__:
+        assert getattr(rag.pipelines, name) is not None
+    assert set(rag.pipelines.__all__) <= set(dir(rag.pipelines))
+    missing = "no_such_name"
+    with pytest.raises(AttributeError, match=missing):
+        getattr(rag.pipelines, missing)
