@@ -2,6 +2,9 @@
 
 Imported only when a search runs (``rag.compiled``). The file stands alone: no kernel of another
 file is called.
+
+Passing an array to a kernel counts a reference, an atomic operation, and ``index`` holds twelve:
+inner loops therefore call with scalars alone, and take the arrays they read out of ``index`` first.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ BLOCK_BITS = 7
 ESCAPE = 255
 DENSE = 8192
 """From so many postings on, scanning a window beats keeping a list of the rows touched."""
+SCAN = 48
+"""A run at most so many times as long as the list of rows is read whole instead of searched."""
 
 
 @kernel
@@ -60,6 +65,57 @@ def lookup(index: Any, texts: Arrays, offsets: Arrays, found: Arrays, postings: 
 
 
 @kernel
+def plan(ends: Arrays, ids: Arrays, rows: Number, holding: Arrays) -> tuple[Arrays, Arrays, Arrays]:
+    """Weigh each query's distinct terms, and order them by falling weight, then by place.
+
+    Args:
+        ends: (q + 1,) int64 where each query's terms lie.
+        ids: (m,) int32 terms, with repetitions.
+        rows: N, the rows of all segments.
+        holding: (t,) int64 df, the rows that hold each term.
+
+    Returns:
+        (q + 1,) int64 where each query's distinct terms lie; (d,) int64 the terms; (d,) float32
+        their weights, n(t, q) idf(t).
+    """
+    bounds = np.zeros(len(ends), np.int64)
+    terms = np.empty(len(ids), np.int64)
+    weights = np.empty(len(ids), np.float32)
+    times = np.zeros(len(holding), np.int64)
+    places = np.zeros(len(holding), np.int64)
+    size = 0
+    for q in range(len(ends) - 1):
+        start = size
+        for i in range(ends[q], ends[q + 1]):
+            if times[ids[i]] == 0:
+                places[ids[i]] = i
+                terms[size] = ids[i]
+                size += 1
+            times[ids[i]] += 1
+        for i in range(start, size):
+            df = float(holding[terms[i]])
+            weights[i] = times[terms[i]] * np.log1p((rows - df + 0.5) / (df + 0.5))
+            times[terms[i]] = 0
+        gap = 1
+        while gap < size - start:
+            gap = 3 * gap + 1
+        while gap > 0:  # Shell's sort: short for the usual few terms, quick enough for thousands
+            for i in range(start + gap, size):
+                term, weight = terms[i], weights[i]
+                j = i - gap
+                while j >= start and (
+                    weights[j] < weight
+                    or (weights[j] == weight and places[terms[j]] > places[term])
+                ):
+                    terms[j + gap], weights[j + gap] = terms[j], weights[j]
+                    j -= gap
+                terms[j + gap], weights[j + gap] = term, weight
+            gap //= 3
+        bounds[q + 1] = size
+    return bounds, terms[:size].copy(), weights[:size].copy()
+
+
+@kernel
 def _part(count: Number, length: Number, flat: Number, slope: Number) -> Number:
     """The part tf / (tf + k1 (1 - b + b dl / avgdl)): flat = k1 (1 - b), slope = k1 b / avgdl."""
     tf = np.float32(count)
@@ -67,37 +123,24 @@ def _part(count: Number, length: Number, flat: Number, slope: Number) -> Number:
 
 
 @kernel
-def _count(index: Any, at: Number) -> Number:
-    """How often the term of posting ``at`` stands in its row."""
-    count = np.int64(index.counts[at])
-    if count < ESCAPE:
-        return count
-    low, high = np.int64(0), np.int64(len(index.large_positions))
+def _large(positions: Arrays, counts: Arrays, at: Number) -> Number:
+    """The count, beyond 254, of posting ``at``."""
+    low, high = np.int64(0), np.int64(len(positions))
     while low < high:
         middle = (low + high) >> 1
-        if index.large_positions[middle] < at:
+        if positions[middle] < at:
             low = middle + 1
         else:
             high = middle
-    return np.int64(index.large_counts[low])
+    return np.int64(counts[low])
 
 
 @kernel
-def _block_bound(index: Any, block: Number, flat: Number, slope: Number) -> Number:
-    """The most that ``_part`` can be in a block of postings."""
-    count = index.block_counts[block]
-    if count == ESCAPE:
+def _bound(most: Number, least: Number, flat: Number, slope: Number) -> Number:
+    """The most that ``_part`` can be in a block with these bounds."""
+    if most == ESCAPE:
         return np.float32(1)
-    return _part(count, index.block_lengths[block], flat, slope)
-
-
-@kernel
-def _run_bound(index: Any, low: Number, high: Number, flat: Number, slope: Number) -> Number:
-    """The most that ``_part`` can be in a run of postings."""
-    best = np.float32(0)
-    for block in range(low >> BLOCK_BITS, ((high - 1) >> BLOCK_BITS) + 1):
-        best = max(best, _block_bound(index, block, flat, slope))
-    return best
+    return _part(most, least, flat, slope)
 
 
 @kernel
@@ -156,35 +199,34 @@ def _scatter(
     sums: Arrays,
     touched: Arrays,
     size: Number,
-    listed: bool,
+    listed: Number,
 ) -> Number:
     """Add a run's scores to ``sums``; blocks that cannot bring a row to ``need`` are left out.
 
     Where ``listed``, rows whose sum was 0 are appended to ``touched``; returns its size.
     """
+    rows, counts = index.rows, index.counts
+    most, least = index.block_counts, index.block_lengths
     for block in range(low >> BLOCK_BITS, ((high - 1) >> BLOCK_BITS) + 1):
-        if need > 0 and weight * _block_bound(index, block, flat, slope) < need:
+        if need > 0 and weight * _bound(most[block], least[block], flat, slope) < need:
             continue
         start = max(low, block << BLOCK_BITS)
         stop = min(high, (block + 1) << BLOCK_BITS)
-        if index.block_counts[block] == ESCAPE:
+        if listed or most[block] == ESCAPE:
             for at in range(start, stop):
-                row = index.rows[at]
+                row = rows[at]
+                before = sums[row]
                 if listed:
                     touched[size] = row
-                    size += sums[row] == 0
-                sums[row] += weight * _part(_count(index, at), lengths[row], flat, slope)
-        elif listed:
-            for at in range(start, stop):
-                row = index.rows[at]
-                before = sums[row]
-                touched[size] = row
-                size += before == 0
-                sums[row] = before + weight * _part(index.counts[at], lengths[row], flat, slope)
+                    size += before == 0
+                count = np.int64(counts[at])
+                if count == ESCAPE:
+                    count = _large(index.large_positions, index.large_counts, at)
+                sums[row] = before + weight * _part(count, lengths[row], flat, slope)
         else:
             for at in range(start, stop):
-                row = index.rows[at]
-                sums[row] += weight * _part(index.counts[at], lengths[row], flat, slope)
+                row = rows[at]
+                sums[row] += weight * _part(counts[at], lengths[row], flat, slope)
     return size
 
 
@@ -219,22 +261,30 @@ def _complete(
     touched: Arrays,
     size: Number,
 ) -> None:
-    """Add a run's scores to the rows in ``touched`` alone, by galloping search in the run."""
-    at = low
-    for i in range(size):
-        row = touched[i]
-        if at >= high or index.rows[at] > row:
-            at = low  # rows ascend but for the lists of several terms end to end
-        step = 1
-        while at + step < high and index.rows[at + step] <= row:
-            at += step
-            step *= 2
-        while step > 0:
-            if at + step < high and index.rows[at + step] <= row:
-                at += step
-            step >>= 1
-        if index.rows[at] == row:
-            sums[row] += weight * _part(_count(index, at), lengths[row], flat, slope)
+    """Add a run's scores to the rows in ``touched`` alone."""
+    rows, counts = index.rows, index.counts
+    scan = SCAN * size > high - low
+    for i in range(high - low if scan else size):
+        if scan:
+            at = low + i
+            row = rows[at]
+            if sums[row] == 0:
+                continue
+        else:
+            row = touched[i]
+            at, left = low, high - low
+            while left > 1:
+                half = left >> 1
+                # Where rows[at + half] <= row the difference is negative, its sign all ones: a
+                # branch here could not be predicted, and costs three times as much.
+                at += half & ((np.int64(rows[at + half]) - np.int64(row) - 1) >> 63)
+                left -= half
+            if rows[at] != row:
+                continue
+        count = np.int64(counts[at])
+        if count == ESCAPE:
+            count = _large(index.large_positions, index.large_counts, at)
+        sums[row] += weight * _part(count, lengths[row], flat, slope)
 
 
 @kernel
@@ -250,16 +300,33 @@ def _seed(
     rows: Arrays,
 ) -> Number:
     """The k-th best score by one term alone: no row below it is among the k best. 0 if fewer."""
-    size = 0
+    lengths, ids, counts = index.lengths, index.rows, index.counts
+    size, k = 0, len(scores)
     for run in range(first, last):
         base = np.int64(index.run_windows[run]) << WINDOW_BITS
         for at in range(index.run_starts[run], index.run_starts[run + 1]):
-            row = base + np.int64(index.rows[at])
+            row = base + np.int64(ids[at])
             if len(keep) and not keep[row]:
                 continue
-            score = weight * _part(_count(index, at), index.lengths[row], flat, slope)
-            size = _push(scores, rows, size, score, row)
-    return float(scores[0]) if size == len(scores) else 0.0
+            # An escaped count, 255, is at most the real one, and the seed but a lower bound.
+            score = weight * _part(counts[at], lengths[row], flat, slope)
+            if size < k or score > scores[0]:
+                size = _push(scores, rows, size, score, row)
+    return float(scores[0]) if size == k else 0.0
+
+
+@kernel
+def _kth(sums: Arrays, touched: Arrays, size: Number, keep: Arrays, heap: Arrays) -> Number:
+    """The k-th best sum of the rows in ``touched``, where ``heap`` has room for k; 0 if fewer."""
+    rows = np.empty(len(heap), np.int64)
+    filled, k = 0, len(heap)
+    for i in range(size):
+        row = np.int64(touched[i])
+        if len(keep) and not keep[row]:
+            continue
+        if filled < k or sums[row] > heap[0]:
+            filled = _push(heap, rows, filled, sums[row], row)
+    return float(heap[0]) if filled == k else 0.0
 
 
 @kernel
@@ -274,15 +341,19 @@ def _window(
     flat: Number,
     slope: Number,
     level: Number,
+    slack: Number,
+    keep: Arrays,
     sums: Arrays,
     touched: Arrays,
+    heap: Arrays,
 ) -> Number:
     """Sum the scores of one window's rows; the rows that may reach ``level`` go to ``touched``.
 
     Terms come by falling weight. ``rests[j]`` bounds what terms j, j + 1, … add together. The
     first p terms, up to where the rest can no longer reach ``level`` alone, are added for all
     rows; the others only for rows that can still reach it (MaxScore, Turtle and Flood 1995).
-    Returns the number of rows; the caller clears their sums.
+    Where ``heap`` has room for k values, the k-th best of the sums after the first p terms raises
+    ``level``. Returns the number of rows, n; as -n - 1 where the sums of other rows are not zero.
     """
     base = window << WINDOW_BITS
     lengths = index.lengths[base : base + (1 << WINDOW_BITS)]
@@ -300,8 +371,10 @@ def _window(
             sums, touched, size, listed,
         )  # fmt: skip
     if not listed:
-        need = np.float32(max(level - rests[first], 1e-38))
-        size = _gather(sums, len(lengths), need, touched)
+        least = np.float32(max(level - rests[first], 1e-38))
+        size = _gather(sums, len(lengths), least, touched)
+    if first < count and size > len(heap) > 0:
+        level = max(level, slack * _kth(sums, touched, size, keep[base:], heap))
     for j in range(first, count):
         kept = 0
         for i in range(size):
@@ -312,8 +385,78 @@ def _window(
             elif listed:
                 sums[row] = 0
         size = kept
-        _complete(index, lengths, lows[j], highs[j], weights[j], flat, slope, sums, touched, size)
+        _complete(
+            index, lengths, lows[j], highs[j], weights[j], flat, slope, sums, touched, size
+        )  # fmt: skip
     return size if listed else -size - 1
+
+
+@kernel
+def _query(
+    index: Any,
+    base: Number,
+    cursors: Arrays,
+    ends: Arrays,
+    weights: Arrays,
+    flat: Number,
+    slope: Number,
+    seed: Number,
+    keep: Arrays,
+    sums: Arrays,
+    touched: Arrays,
+    scores: Arrays,
+    rows: Arrays,
+    found: Number,
+) -> Number:
+    """Add one segment's rows to the heap of one query, which holds ``found``; its size then.
+
+    ``cursors`` and ``ends`` bound the runs of each term, and ``seed`` is a score below which no
+    row is wanted. The other arguments are those of ``search``.
+    """
+    count, k = len(cursors), len(scores)
+    lows, highs = np.empty(count, np.int64), np.empty(count, np.int64)
+    here, rests = np.empty(count, np.float32), np.empty(count + 1, np.float64)
+    most, least = index.block_counts, index.block_lengths
+    # Sums are rounded n times, so a row may exceed the sum of its bounds by that much.
+    slack = 1 - 1.2e-7 * (count + 8)
+    for window in range((len(index.lengths) + (1 << WINDOW_BITS) - 1) >> WINDOW_BITS):
+        present = 0
+        for i in range(count):
+            run = cursors[i]
+            if run < ends[i] and index.run_windows[run] == window:
+                lows[present] = index.run_starts[run]
+                highs[present] = index.run_starts[run + 1]
+                here[present] = weights[i]
+                cursors[i] = run + 1
+                present += 1
+        rests[present] = 0
+        for j in range(present - 1, -1, -1):
+            part = np.float32(0)
+            for block in range(lows[j] >> BLOCK_BITS, ((highs[j] - 1) >> BLOCK_BITS) + 1):
+                part = max(part, _bound(most[block], least[block], flat, slope))
+            rests[j] = rests[j + 1] + here[j] * part
+        level = slack * max(seed, float(scores[0]) if found == k else 0.0)
+        if present == 0 or rests[0] < level:
+            continue
+        spare = k if found == 0 else 0
+        size = _window(
+            index, window, present, lows, highs, here, rests, flat, slope, level, slack, keep,
+            sums, touched, scores[:spare],
+        )  # fmt: skip
+        dense = size < 0
+        first = window << WINDOW_BITS
+        for i in range(-size - 1 if dense else size):
+            row = np.int64(touched[i])
+            score = sums[row]
+            if not dense:
+                sums[row] = 0
+            if score < level or (len(keep) and not keep[first + row]):
+                continue
+            if found < k or score >= scores[0]:
+                found = _push(scores, rows, found, score, base + first + row)
+        if dense:
+            sums[:] = 0
+    return found
 
 
 @kernel
@@ -349,74 +492,28 @@ def search(
         rows: (q, k) int64, the rows of ``scores``.
         sizes: (q,) int64, how full each heap is.
     """
-    widest = 1
     for q in range(len(sizes)):
-        widest = max(widest, bounds[q + 1] - bounds[q])
-    cursors, ends = np.empty(widest, np.int64), np.empty(widest, np.int64)
-    lows, highs = np.empty(widest, np.int64), np.empty(widest, np.int64)
-    rests = np.empty(widest + 1, np.float64)
-    own, here = np.empty(widest, np.float32), np.empty(widest, np.float32)
-    k = scores.shape[1]
-    windows = (len(index.lengths) + (1 << WINDOW_BITS) - 1) >> WINDOW_BITS
-    for q in range(len(sizes)):
-        count = 0
-        seed = 0.0
+        widest = bounds[q + 1] - bounds[q]
+        first, last = np.empty(widest, np.int64), np.empty(widest, np.int64)
+        own = np.empty(widest, np.float32)
+        count, seed = 0, 0.0
         for i in range(bounds[q], bounds[q + 1]):
-            term = terms[i]
-            if term < 0:
+            if terms[i] < 0:
                 continue
-            cursors[count] = index.term_runs[term]
-            ends[count] = index.term_runs[term + 1]
+            first[count] = index.term_runs[terms[i]]
+            last[count] = index.term_runs[terms[i] + 1]
             own[count] = weights[i]
-            held = np.int64(index.run_starts[ends[count]]) - index.run_starts[cursors[count]]
-            if sizes[q] < k and seed == 0 and held >= k and sizes[q] == 0:
+            held = np.int64(index.run_starts[last[count]]) - index.run_starts[first[count]]
+            if sizes[q] == 0 and seed == 0 and held >= scores.shape[1]:
                 seed = _seed(
-                    index, cursors[count], ends[count], weights[i], flat, slope, keep,
+                    index, first[count], last[count], own[count], flat, slope, keep,
                     scores[q], rows[q],
                 )  # fmt: skip
             count += 1
-        # Sums are rounded n times, so a row may exceed the sum of its bounds by that much.
-        slack = 1 - 1.2e-7 * (count + 8)
-        for window in range(windows):
-            present = 0
-            for i in range(count):
-                run = cursors[i]
-                if run < ends[i] and index.run_windows[run] == window:
-                    lows[present] = index.run_starts[run]
-                    highs[present] = index.run_starts[run + 1]
-                    here[present] = own[i]
-                    cursors[i] = run + 1
-                    present += 1
-            if present == 0:
-                continue
-            full = sizes[q] == k
-            level = max(seed, float(scores[q, 0]) if full else 0.0) * slack
-            rests[present] = 0
-            for j in range(present - 1, -1, -1):
-                bound = _run_bound(index, lows[j], highs[j], flat, slope)
-                rests[j] = rests[j + 1] + here[j] * bound
-            if rests[0] < level:
-                continue
-            size = _window(
-                index, window, present, lows, highs, here, rests, flat, slope, level,
-                sums, touched,
-            )  # fmt: skip
-            dense = size < 0
-            if dense:
-                size = -size - 1
-            first = base + (window << WINDOW_BITS)
-            for i in range(size):
-                row = np.int64(touched[i])
-                score = sums[row]
-                if not dense:
-                    sums[row] = 0
-                if score < level:
-                    continue
-                if len(keep) and not keep[(window << WINDOW_BITS) + row]:
-                    continue
-                sizes[q] = _push(scores[q], rows[q], sizes[q], score, first + row)
-            if dense:
-                sums[:] = 0
+        sizes[q] = _query(
+            index, base, first[:count], last[:count], own, flat, slope, seed, keep,
+            sums, touched, scores[q], rows[q], sizes[q],
+        )  # fmt: skip
 
 
 @kernel

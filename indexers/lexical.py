@@ -246,17 +246,7 @@ class LexicalIndex:
         for part in self._parts:
             found.append(np.empty(len(names), np.int64))
             _kernels_search.lookup(part, text, offsets, found[-1], holding)
-        idf = np.log1p((self.rows - holding + 0.5) / (holding + 0.5))
-
-        query = np.repeat(np.arange(len(queries)), np.diff(ends))
-        pairs, first, times = np.unique(
-            query * max(len(names), 1) + ids, return_index=True, return_counts=True
-        )
-        query, terms = np.divmod(pairs, max(len(names), 1))
-        weights = (times * idf[terms]).astype(np.float32)
-        order = np.lexsort((first, -weights, query))
-        bounds = np.searchsorted(query, np.arange(len(queries) + 1))
-        return _Plan(bounds, terms[order], weights[order], found)
+        return _Plan(*_kernels_search.plan(ends, ids, self.rows, holding), found)
 
     def _run(
         self,

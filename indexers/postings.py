@@ -201,14 +201,14 @@ def _names(part: Postings) -> pa.LargeBinaryArray:
 
 def _union(names: Sequence[pa.LargeBinaryArray]) -> tuple[pa.LargeBinaryArray, list[I64]]:
     """All terms sorted by bytes, and for each part the numbers of its terms among them."""
-    every = pa.chunked_array(names, pa.large_binary()).dictionary_encode()
-    if not every.num_chunks:
+    if not names:
         return pa.array([], pa.large_binary()), []
-    union = every.chunk(0).dictionary
-    order = pc.array_sort_indices(union)
-    rank = np.empty(len(union), np.int64)
-    rank[order.to_numpy()] = np.arange(len(union))
-    return union.take(order), [rank[chunk.indices.to_numpy()] for chunk in every.chunks]
+    every = pa.concat_arrays(names).dictionary_encode()
+    order = pc.array_sort_indices(every.dictionary)
+    rank = np.empty(len(order), np.int64)
+    rank[order.to_numpy()] = np.arange(len(order))
+    ends = np.cumsum([len(part) for part in names])
+    return every.dictionary.take(order), np.split(rank[every.indices.to_numpy()], ends[:-1])
 
 
 def _moved(
