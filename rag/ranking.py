@@ -97,6 +97,8 @@ class Ranking:
             raise InvalidInput("ranking: offsets fall")
         if self.valid is not None and len(self.valid) != len(self):
             raise InvalidInput(f"ranking: {len(self.valid)} valid flags for {len(self)} rows")
+        if self.valid is not None and self.counts[~self.valid].any():
+            raise InvalidInput("ranking: a row without a ranking holds passages")
 
     @classmethod
     def of(cls, rows: Iterable[Sequence[tuple[int, float]] | None], snapshot: Snapshot) -> Ranking:
@@ -184,7 +186,8 @@ class Ranking:
 
     def take(self, rows: ArrayLike) -> Ranking:
         """The given rows, in the given order; a row may be taken twice."""
-        chosen = np.asarray(rows, np.int64).reshape(-1)
+        # A negative row counts from the end, and one that is not there is an IndexError.
+        chosen = np.arange(len(self))[np.asarray(rows, np.int64).reshape(-1)]
         counts = self.counts[chosen]
         offsets = np.concatenate(([0], np.cumsum(counts)))
         entries = np.repeat(self.offsets[chosen] - offsets[:-1], counts) + np.arange(offsets[-1])
@@ -200,7 +203,13 @@ class Ranking:
         return self.keep(self.rank_of < k)
 
     def reorder(self, entries: NDArray[np.int64]) -> Ranking:
-        """The entries in a new order; ``entries`` (m,) int64 must stay inside each row."""
+        """The entries in a new order; ``entries`` (m,) int64 must stay inside each row.
+
+        Raises:
+            InvalidInput: an entry is missing, stands twice or moves to another row.
+        """
+        if not np.array_equal(np.sort(entries), np.arange(len(self.docs))):
+            raise InvalidInput("ranking: a new order must name each passage once")
         if not np.array_equal(self.row_of[entries], self.row_of):
             raise InvalidInput("ranking: a new order moves a passage to another row")
         return self._gather(entries, self.offsets, self.valid)
