@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
@@ -58,7 +59,7 @@ class Batch:
             if not isinstance(name, str) or not name:
                 raise InvalidInput(f"batch: row {row}: the id is {name!r}, not a non-empty text")
         if len(set(self.ids)) != len(self.ids):
-            twice = next(name for name in self.ids if self.ids.count(name) > 1)
+            twice = Counter(self.ids).most_common(1)[0][0]
             raise InvalidInput(f"batch: the id {twice!r} stands in two rows")
         checked = {name: _column(name, column) for name, column in columns.items()}
         self._columns = {name: column for name, (column, _) in checked.items()}
@@ -196,7 +197,7 @@ class Batch:
 
 
 def _joined(name: str, batches: Sequence[Batch]) -> Column:
-    kinds = {batch._types.get(name, "null") for batch in batches if len(batch)} - {"null"}
+    kinds = {_kind(name, batch) for batch in batches if len(batch)} - {"null", "empty"}
     if len(kinds) > 1:
         raise InvalidInput(f"batch: column {name!r} is {' here and '.join(sorted(kinds))} there")
     columns = [batch._columns.get(name, (None,) * len(batch)) for batch in batches]
@@ -207,6 +208,13 @@ def _joined(name: str, batches: Sequence[Batch]) -> Column:
     snapshot = rankings[0].snapshot
     parts = [c if isinstance(c, Ranking) else Ranking.of(c, snapshot) for c in columns]  # type: ignore[arg-type]
     return Ranking.concat(parts)
+
+
+def _kind(name: str, batch: Batch) -> str:
+    """The type of a column; "empty" where it holds empty lists, which have no type of their own."""
+    kind = batch._types.get(name, "null")
+    lists: Any = batch._columns.get(name)
+    return "empty" if kind == "texts" and not any(lists) else kind
 
 
 def _column(name: str, values: Column | Sequence[Any]) -> tuple[Column, str]:
@@ -223,11 +231,8 @@ def _column(name: str, values: Column | Sequence[Any]) -> tuple[Column, str]:
             its_kind = kind if kind in ("texts", "citations") else "empty"
         if kind == "empty" and its_kind in ("texts", "citations"):
             kind = its_kind
-        if its_kind != "null" and kind not in ("null", its_kind):
-            raise InvalidInput(
-                f"batch: column {name!r} row {row}: {its_kind or type(value).__name__} "
-                f"after rows of {kind}"
-            )
+        if its_kind not in ("", "null") and kind not in ("null", its_kind):
+            raise InvalidInput(f"batch: column {name!r} row {row}: {its_kind} after rows of {kind}")
         if not its_kind:
             raise InvalidInput(
                 f"batch: column {name!r} row {row}: {type(value).__name__} is no column type; "
@@ -247,7 +252,11 @@ def _value(value: Any) -> tuple[Value, str]:
     if isinstance(value, bool | np.bool_):
         return bool(value), "bool"
     if isinstance(value, int | float | np.integer | np.floating):
-        return float(np.float32(value)), "float"
+        try:
+            with np.errstate(over="ignore"):  # beyond float32 is infinite, as in any float32
+                return float(np.float32(float(value))), "float"
+        except OverflowError:
+            return None, ""
     if isinstance(value, list | tuple):
         if not value:
             return (), "empty"
@@ -266,7 +275,14 @@ def _value(value: Any) -> tuple[Value, str]:
 def _same(left: Column, right: Column) -> bool:
     if isinstance(left, Ranking) or isinstance(right, Ranking):
         return left == right
-    return all(a == b or (_nan(a) and _nan(b)) for a, b in zip(left, right, strict=True))
+    return all(map(_equal, left, right))
+
+
+def _equal(left: Any, right: Any) -> bool:
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        # As JSON, so that a NaN inside equals a NaN, and true is not 1.
+        return json.dumps(dict(left), sort_keys=True) == json.dumps(dict(right), sort_keys=True)
+    return bool(left == right) or (_nan(left) and _nan(right))
 
 
 def _nan(value: Any) -> bool:
@@ -276,7 +292,7 @@ def _nan(value: Any) -> bool:
 def as_json(value: Any) -> Any:
     """A value of a row as plain JSON values: hits and citations as objects, NaN as null."""
     if isinstance(value, Hit | Citation):
-        return asdict(value)
+        return as_json(asdict(value))
     if isinstance(value, Mapping):
         return {key: as_json(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

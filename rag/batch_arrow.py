@@ -46,9 +46,8 @@ def to_arrow(batch: Batch) -> pa.Table:
     Raises:
         InvalidInput: a text cannot be written as UTF-8 (a lone surrogate).
     """
-    arrays = [pa.array(batch.ids, _TEXT)]
-    fields = [pa.field("id", _TEXT, nullable=False)]
-    for name, kind in batch.columns.items():
+    arrays, fields = [], []
+    for name, kind in {"id": "str", **batch.columns}.items():
         column = batch[name]
         try:
             array = _ranking_array(column) if kind == "ranking" else _array(column, kind)
@@ -64,7 +63,7 @@ def to_arrow(batch: Batch) -> pa.Table:
                 "rag.valid": json.dumps(column.valid is not None),
             }
         arrays.append(array)
-        fields.append(pa.field(name, array.type, metadata=metadata))
+        fields.append(pa.field(name, array.type, nullable=name != "id", metadata=metadata))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
