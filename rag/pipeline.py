@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -132,14 +133,15 @@ class Pipeline:
     ) -> Batch:
         """Run all questions through the stages; rows keep their order.
 
-        A row that fails in a stage skips the later ones; its ``error`` names the stage.
+        A row that fails in a stage skips the later ones; its ``error`` names the stage. A row
+        that comes with an ``error`` skips them all.
         ``progress(stage, rows)`` is called as each stage starts.
         """
         from rag.batch import Batch
 
         batch = questions if isinstance(questions, Batch) else Batch.of(questions)
         _, steps = self._opened()
-        active, parked = batch, list[Batch]()
+        active, parked = _sound(batch)
         for label, step in steps:
             if not len(active):
                 break
@@ -149,7 +151,7 @@ class Pipeline:
             active = _called(label, step, active, run)
             if run.failed:
                 if self.on_error == "stop":
-                    row, error = next(iter(run.failed.items()))
+                    row, error = min(run.failed.items(), key=lambda item: item[0])
                     raise StageFailed(
                         f"stage {label!r}: question {active.ids[row]!r}: {reason(error)}"
                     ) from error
@@ -162,21 +164,18 @@ class Pipeline:
         with self._lock:
             context, steps = self._context, self._steps
             self._context, self._steps = None, []
-        for _, step in reversed(steps):
-            close = getattr(step, "close", None)
-            if close is not None:
-                close()
-        if context is not None:
-            context.close()
+        _close(context, steps)
 
     def _opened(self) -> tuple[Context, list[tuple[str, Step]]]:
         with self._lock:
             if self._context is None:
                 context = Context(_snapshot(self.collection))
+                steps: list[tuple[str, Step]] = []
                 try:
-                    steps = [(stage.label, _opened(stage, context)) for stage in self.stages]
+                    for stage in self.stages:
+                        steps.append((stage.label, _opened(stage, context)))  # noqa: PERF401
                 except BaseException:
-                    context.close()
+                    _close(context, steps)  # those that are open already hold something
                     raise
                 self._context, self._steps = context, steps
             return self._context, self._steps
@@ -188,6 +187,17 @@ def _snapshot(collection: Collection | Snapshot | Path | str | None) -> Snapshot
     if isinstance(collection, str | Path):
         return Collection.open(collection).snapshot()
     return collection.snapshot() if isinstance(collection, Collection) else collection
+
+
+def _close(context: Context | None, steps: Sequence[tuple[str, Step]]) -> None:
+    """Close the steps, the last first, then the context; each, even if another one raises."""
+    with contextlib.ExitStack() as stack:
+        if context is not None:
+            stack.callback(context.close)
+        for _, step in steps:
+            close = getattr(step, "close", None)
+            if close is not None:
+                stack.callback(close)
 
 
 def _opened(stage: Stage, context: Context) -> Step:
@@ -204,9 +214,21 @@ def _called(label: str, step: Step, batch: Batch, run: Run) -> Batch:
     except RagError as error:
         error.add_note(f"in stage {label!r}")
         raise
+    if not hasattr(after, "ids"):
+        raise InvalidInput(f"stage {label!r} returned {type(after).__name__}, not a Batch")
     if after.ids != batch.ids:
         raise InvalidInput(f"stage {label!r} changed the rows or their order")
     return after
+
+
+def _sound(batch: Batch) -> tuple[Batch, list[Batch]]:
+    """The rows without an ``error``, and apart from them those with one."""
+    if "error" not in batch:
+        return batch, []
+    failed = [row for row, error in enumerate(batch["error"]) if error is not None]
+    if not failed:
+        return batch, []
+    return batch.take(sorted({*range(len(batch))} - {*failed})), [batch.take(failed)]
 
 
 def _parted(batch: Batch, label: str, failed: dict[int, Exception]) -> tuple[Batch, Batch]:

@@ -31,6 +31,7 @@ A stage of one's own, complete::
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import threading
 from collections.abc import Callable, Hashable, Mapping
@@ -203,8 +204,9 @@ class Context:
 
     def close(self) -> None:
         """Give back all values that this context holds."""
-        while self._held:
-            _shared.release(self._held.pop())
+        with contextlib.ExitStack() as stack:  # each is released, even if another one raises
+            while self._held:
+                stack.callback(_shared.release, self._held.pop(0))
 
 
 @dataclass
