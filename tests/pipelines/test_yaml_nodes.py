@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.errors import InvalidFile
 from rag.pipelines.report import Report
 from rag.pipelines.yaml_nodes import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse
+
+quick = settings(max_examples=100, deadline=None)  # a busy machine has no deadlines
 
 # YAML 1.1 reads 1e3 as a text and so writes the text 1e3 without quotes; for us it is a number.
 EXPONENT = re.compile(r"[-+]?[0-9.]+[eE][-+]?[0-9]+")
@@ -74,6 +76,7 @@ def same(left: Any, right: Any) -> bool:
     return type(left) is type(right) and left == right
 
 
+@quick
 @given(st.dictionaries(texts, values, max_size=5), st.sampled_from([None, True, False]))
 def test_what_a_dumper_writes_is_read_back(data: dict[str, Any], flow: bool | None) -> None:
     text = yaml.safe_dump(data, default_flow_style=flow, allow_unicode=True, sort_keys=False)
@@ -83,6 +86,7 @@ def test_what_a_dumper_writes_is_read_back(data: dict[str, Any], flow: bool | No
     assert same(root.plain(), yaml.safe_load(text))
 
 
+@quick
 @given(st.dictionaries(texts, values, max_size=5))
 def test_json_is_read_as_it_is(data: dict[str, Any]) -> None:
     try:
@@ -102,6 +106,7 @@ trees = st.recursive(
 )
 
 
+@quick
 @given(st.dictionaries(names, trees, min_size=1, max_size=4), st.sampled_from([None, True, False]))
 def test_positions_point_to_the_keys_and_the_values(data: dict[str, Any], flow: bool) -> None:
     text = yaml.safe_dump(data, default_flow_style=flow, width=20)
