@@ -1,6 +1,8 @@
 """Compiled loops that make an index: tokens from text, postings from tokens, bounds of blocks.
 
 Imported only when one is needed (``rag.compiled``). The searching half is ``_kernels_search``.
+Passing an array counts a reference, an atomic operation: no kernel is called for each byte with
+arrays, and loops do not rebind the arrays that they use.
 """
 
 from __future__ import annotations
@@ -95,15 +97,16 @@ def _final(
 def _grown(array: Arrays, size: Number) -> Arrays:
     """A copy of ``array`` with room for ``size`` values at least."""
     out = np.empty(max(size, 2 * len(array)), array.dtype)
-    out[: len(array)] = array
+    for i in range(len(array)):  # a slice would compile numpy's error messages too, for seconds
+        out[i] = array[i]
     return out
 
 
 @kernel
-def _rehash(hashes: Arrays, count: Number) -> Arrays:
-    """A hash table four times as large as ``count``: slots of term id + 1, 0 where free."""
+def _rehash(hashes: Arrays, count: Number, most: Number) -> Arrays:
+    """A hash table with room for ``most`` terms: slots of term id + 1, 0 where free."""
     size = 1024
-    while size < 4 * count:
+    while size < 4 * most:
         size *= 2
     slots = np.zeros(size, np.int32)
     for term in range(count):
@@ -143,21 +146,93 @@ def _find(
 
 
 @kernel
+def _row(
+    data: Arrays,
+    start: Number,
+    stop: Number,
+    fold: Arrays,
+    delta_pages: Arrays,
+    deltas: Arrays,
+    flag_pages: Arrays,
+    flags: Arrays,
+    slots: Arrays,
+    hashes: Arrays,
+    ends: Arrays,
+    buffer: Arrays,
+    terms: Number,
+    ids: Arrays,
+    count: Number,
+) -> tuple[Number, Number]:
+    """Tokenize ``data[start:stop]`` for ``tokenize``, whose arrays have room enough.
+
+    A token's lower case is written behind the last term's text, and stays there if it is new.
+    Returns how many terms and tokens there are then.
+    """
+    tail: Number = ends[terms]
+    at, write, chars, code = start, tail, 0, FNV_START
+    ended = False
+    while not ended:
+        if at >= stop:
+            ended = True
+        elif data[at] < 128:
+            lower = fold[data[at]]
+            at += 1
+            if lower:
+                buffer[write] = lower
+                write += 1
+                chars += 1
+                code = (code ^ np.uint64(lower)) * FNV
+                continue
+        else:
+            point, size = _decode(data, at, stop)
+            before = write
+            if point == 0x130:  # its lower case is "i" and a mark that is no word character
+                write = _encode(105, buffer, write)
+            else:
+                if point == 0x3A3:
+                    final = _final(data, start, at, stop, flag_pages, flags)
+                    point = np.int64(0x3C2 if final else 0x3C3)
+                else:
+                    point += deltas[delta_pages[point >> 8], point & 255]
+                if flags[flag_pages[point >> 8], point & 255] & 1:
+                    write = _encode(point, buffer, write)
+            at += size
+            chars += write > before
+            for i in range(before, write):
+                code = (code ^ np.uint64(buffer[i])) * FNV
+            if write > before and point != 0x130:
+                continue
+        if chars >= 2:
+            code = (code ^ (code >> np.uint64(32))) * MIX
+            code ^= code >> np.uint64(29)
+            slot = _find(slots, hashes, ends, buffer, tail, write, code)
+            if slots[slot] == 0:
+                hashes[terms] = code
+                terms += 1
+                ends[terms] = tail = write
+                slots[slot] = terms
+            ids[count] = slots[slot] - 1
+            count += 1
+        write, chars, code = tail, 0, FNV_START
+    return terms, count
+
+
+@kernel
 def tokenize(
     offsets: Arrays,
     data: Arrays,
-    ascii_fold: Arrays,
+    fold: Arrays,
     delta_pages: Arrays,
     deltas: Arrays,
     flag_pages: Arrays,
     flags: Arrays,
 ) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-    r"""``re.findall(r"(?u)\\b\\w\\w+\\b", text.lower())`` for every row of an Arrow column.
+    r"""``re.findall(r"(?u)\b\w\w+\b", text.lower())`` for every row of an Arrow column.
 
     Args:
         offsets: (n + 1,) int64, where each row's text lies in ``data``.
         data: uint8, UTF-8.
-        ascii_fold: (128,) uint8, the lower case of an ASCII word character, else 0.
+        fold: (128,) uint8, the lower case of an ASCII word character, else 0.
         delta_pages: see ``make_unicode``, as the other three.
         deltas: (pages, 256) int32.
         flag_pages: (4352,) uint8.
@@ -175,68 +250,23 @@ def tokenize(
     hashes = np.empty(512, np.uint64)
     slots = np.zeros(1024, np.int32)
     buffer = np.empty(4096, np.uint8)
-    count = terms = tail = 0
+    count = terms = np.int64(0)
     for row in range(n):
-        start, stop = offsets[row], offsets[row + 1]
+        size = offsets[row + 1] - offsets[row]
+        most = terms + size // 3 + 1
+        if most + 1 > len(ends):
+            ends, hashes = _grown(ends, most + 1), _grown(hashes, most + 1)
+        if 2 * most > len(slots):
+            slots = _rehash(hashes, terms, most)
         # Lower case takes at most half as many bytes again (U+023A: two, its lower case three).
-        if tail + 2 * (stop - start) + 8 > len(buffer):
-            buffer = _grown(buffer, tail + 2 * (stop - start) + 8)
-        at, write, chars, code = start, tail, 0, FNV_START
-        ended = False
-        while not ended:
-            before = write
-            if at >= stop:
-                ended = True
-            elif data[at] < 128:
-                lower = ascii_fold[data[at]]
-                at += 1
-                if lower:
-                    buffer[write] = lower
-                    write += 1
-                    chars += 1
-                    code = (code ^ np.uint64(lower)) * FNV
-                    continue
-            else:
-                point, size = _decode(data, at, stop)
-                if point == 0x130:  # its lower case is "i" and a mark that is no word character
-                    point = np.int64(105)
-                    write = _encode(point, buffer, write)
-                    at += size
-                    chars += 1
-                    code = (code ^ np.uint64(105)) * FNV
-                else:
-                    if point == 0x3A3:
-                        last = _final(data, start, at, stop, flag_pages, flags)
-                        point = np.int64(0x3C2 if last else 0x3C3)
-                    else:
-                        point += deltas[delta_pages[point >> 8], point & 255]
-                    at += size
-                    if flags[flag_pages[point >> 8], point & 255] & 1:
-                        write = _encode(point, buffer, write)
-                        chars += 1
-                        for i in range(before, write):
-                            code = (code ^ np.uint64(buffer[i])) * FNV
-                        continue
-            if chars >= 2:
-                code = (code ^ (code >> np.uint64(32))) * MIX
-                code ^= code >> np.uint64(29)
-                slot = _find(slots, hashes, ends, buffer, tail, write, code)
-                if slots[slot] == 0:
-                    if terms + 2 > len(ends):
-                        ends, hashes = _grown(ends, 0), _grown(hashes, 0)
-                    hashes[terms] = code
-                    terms += 1
-                    ends[terms] = tail = write
-                    slots[slot] = terms
-                    ids[count] = terms - 1
-                    if 2 * terms > len(slots):
-                        slots = _rehash(hashes, terms)
-                else:
-                    ids[count] = slots[slot] - 1
-                count += 1
-            write, chars, code = tail, 0, FNV_START
+        if ends[terms] + 2 * size + 8 > len(buffer):
+            buffer = _grown(buffer, ends[terms] + 2 * size + 8)
+        terms, count = _row(
+            data, offsets[row], offsets[row + 1], fold, delta_pages, deltas, flag_pages, flags,
+            slots, hashes, ends, buffer, terms, ids, count,
+        )  # fmt: skip
         rows[row + 1] = count
-    return rows, ids[:count].copy(), ends[: terms + 1].copy(), buffer[:tail].copy()
+    return rows, ids[:count].copy(), ends[: terms + 1].copy(), buffer[: ends[terms]].copy()
 
 
 @kernel

@@ -234,8 +234,10 @@ def _scatter(
 def _gather(sums: Arrays, size: Number, need: Any, touched: Arrays) -> Number:
     """Write the rows below ``size`` whose sum is at least ``need`` > 0 to ``touched``."""
     bits = sums.view(np.int32)  # floats that are not negative compare as their bits do
-    least = np.array([need], np.float32).view(np.int32)[0]
-    found = 0
+    one = np.empty(1, np.float32)
+    one[0] = need
+    least = one.view(np.int32)[0]
+    found = np.int64(0)
     for start in range(0, size, 64):
         stop = min(start + 64, size)
         hits = np.int32(0)
@@ -301,7 +303,7 @@ def _seed(
 ) -> Number:
     """The k-th best score by one term alone: no row below it is among the k best. 0 if fewer."""
     lengths, ids, counts = index.lengths, index.rows, index.counts
-    size, k = 0, len(scores)
+    size, k = np.int64(0), len(scores)
     for run in range(first, last):
         base = np.int64(index.run_windows[run]) << WINDOW_BITS
         for at in range(index.run_starts[run], index.run_starts[run + 1]):
@@ -319,7 +321,7 @@ def _seed(
 def _kth(sums: Arrays, touched: Arrays, size: Number, keep: Arrays, heap: Arrays) -> Number:
     """The k-th best sum of the rows in ``touched``, where ``heap`` has room for k; 0 if fewer."""
     rows = np.empty(len(heap), np.int64)
-    filled, k = 0, len(heap)
+    filled, k = np.int64(0), len(heap)
     for i in range(size):
         row = np.int64(touched[i])
         if len(keep) and not keep[row]:
@@ -357,13 +359,12 @@ def _window(
     """
     base = window << WINDOW_BITS
     lengths = index.lengths[base : base + (1 << WINDOW_BITS)]
-    first = 0
-    postings = 0
+    first = postings = np.int64(0)
     while first < count and (level <= 0 or rests[first] >= level):
         postings += highs[first] - lows[first]
         first += 1
     listed = postings < DENSE
-    size = 0
+    size = np.int64(0)
     for j in range(first):
         need = level - (rests[0] - (rests[j] - rests[j + 1]))
         size = _scatter(
@@ -376,7 +377,7 @@ def _window(
     if first < count and size > len(heap) > 0:
         level = max(level, slack * _kth(sums, touched, size, keep[base:], heap))
     for j in range(first, count):
-        kept = 0
+        kept = np.int64(0)
         for i in range(size):
             row = touched[i]
             touched[kept] = row
@@ -420,7 +421,7 @@ def _query(
     # Sums are rounded n times, so a row may exceed the sum of its bounds by that much.
     slack = 1 - 1.2e-7 * (count + 8)
     for window in range((len(index.lengths) + (1 << WINDOW_BITS) - 1) >> WINDOW_BITS):
-        present = 0
+        present = np.int64(0)
         for i in range(count):
             run = cursors[i]
             if run < ends[i] and index.run_windows[run] == window:
@@ -496,7 +497,7 @@ def search(
         widest = bounds[q + 1] - bounds[q]
         first, last = np.empty(widest, np.int64), np.empty(widest, np.int64)
         own = np.empty(widest, np.float32)
-        count, seed = 0, 0.0
+        count, seed = np.int64(0), 0.0
         for i in range(bounds[q], bounds[q + 1]):
             if terms[i] < 0:
                 continue

@@ -28,7 +28,7 @@ from pydantic import BaseModel, field_validator
 
 from rag.errors import Damaged, InvalidInput, NotFound
 from rag.indexers import postings
-from rag.indexers.tokenizer import Tokenizer, frozen, stemmers, strings, unicode_version
+from rag.indexers.tokenizer import Tokenizer, frozen, packed, stemmers, unicode_version
 
 SAMPLES = (
     "The quick brown foxes were jumping over 12 lazy dogs' beds, weren't they?",
@@ -211,7 +211,7 @@ class LexicalIndex:
         _check(k, k1, b, keep, self.rows)
         k = min(k, max(self.rows, 1))
         plan = self._plan(queries)
-        kept = np.zeros(0, np.bool_) if keep is None else keep
+        kept = np.zeros(0, np.bool_) if keep is None else np.ascontiguousarray(keep)
         factors = np.float32(k1 * (1 - b)), np.float32(k1 * b / self._mean)
         step = max(1, min(-(-len(queries) // max(threads, 1)), 4_000_000 // k))
         spans = [(i, min(i + step, len(queries))) for i in range(0, len(queries), step)]
@@ -237,10 +237,8 @@ class LexicalIndex:
         """Tokenize the queries, sum the statistics of their terms, weigh and order them."""
         from rag.indexers import _kernels_search
 
-        ends, ids, names = self._tokenizer.terms(strings(queries))
-        blobs = [name.encode() for name in names]
-        text = frozen(np.frombuffer(b"".join(blobs), np.uint8))
-        offsets = np.cumsum([0, *map(len, blobs)])
+        ends, ids, names = self._tokenizer.terms(queries)
+        offsets, text = packed([name.encode() for name in names])
         holding = np.zeros(len(names), np.int64)
         found = []
         for part in self._parts:
@@ -265,9 +263,11 @@ class LexicalIndex:
         scores, rows = np.empty((size, k), np.float32), np.empty((size, k), np.int64)
         sizes = np.zeros(size, np.int64)
         # Zeroing the sums of a window is dear for one query, and a kernel leaves them zero.
-        room = self._spare.pop() if self._spare else (
-            np.zeros(postings.WINDOW, np.float32), np.empty(postings.WINDOW + 1, np.uint16)
-        )  # fmt: skip
+        try:
+            room = self._spare.pop()
+        except IndexError:
+            sums = np.zeros(postings.WINDOW, np.float32)
+            room = sums, np.empty(postings.WINDOW + 1, np.uint16)
         for part, found, first in zip(self._parts, plan.found, self._firsts, strict=False):
             here = keep[first : first + len(part.lengths)]
             local = found[terms]

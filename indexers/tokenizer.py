@@ -11,9 +11,9 @@ UTF-8 bytes of a whole Arrow column; stop words and stemming touch each distinct
 from __future__ import annotations
 
 import functools
-import itertools
 import threading
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -92,15 +92,16 @@ class Tokenizer:
             # Each distinct word comes once, so the stemmer's own cache would only be filled.
             self._stemmer = Stemmer.Stemmer(stemmer, 0)
 
-    def terms(self, texts: pa.LargeStringArray) -> Terms:
-        """The terms of every text; a null is an empty text."""
+    def terms(self, texts: pa.LargeStringArray | Sequence[str]) -> Terms:
+        """The terms of every text; a null in an Arrow column is an empty text."""
         from rag.indexers import _kernels
 
-        offsets, data = _buffers(texts)
+        column = isinstance(texts, pa.LargeStringArray)
+        offsets, data = _buffers(texts) if column else packed(_encoded(texts))
         ends, ids, word_ends, words = _kernels.tokenize(offsets, data, *_table()[0])
-        names, numbers = self._names(words, word_ends)
+        names, numbers, all_stay = self._names(words, word_ends)
         ids = numbers[ids]
-        if len(numbers) and numbers.min() < 0:
+        if not all_stay:
             kept = ids >= 0
             ends = np.concatenate(([0], np.cumsum(kept, dtype=np.int64)))[ends]
             ids = ids[kept]
@@ -108,36 +109,46 @@ class Tokenizer:
 
     def tokens(self, texts: Sequence[str]) -> list[list[str]]:
         """The terms of each text as strings, in reading order."""
-        ends, ids, names = self.terms(strings(texts))
+        ends, ids, names = self.terms(texts)
         return [[names[i] for i in ids[ends[j] : ends[j + 1]]] for j in range(len(texts))]
 
     def _names(
         self, words: NDArray[np.uint8], ends: NDArray[np.int64]
-    ) -> tuple[list[str], NDArray[np.int32]]:
-        """The sorted terms, and for each distinct word the number of its term or -1."""
-        blob, marks = words.tobytes(), ends.tolist()
-        found = [blob[i:j].decode() for i, j in itertools.pairwise(marks)]
+    ) -> tuple[list[str], NDArray[np.int32], bool]:
+        """The sorted terms; for each distinct word its term's number or -1; whether none is -1."""
+        text, marks = words.tobytes(), ends.tolist()
+        found = [text[i:j].decode() for i, j in pairwise(marks)]
         stems = found
         if self._stemmer is not None:
             with self._lock:  # a stemmer holds buffers of its own
                 stems = self._stemmer.stemWords(found)
         stop = self._stop
-        terms = ["" if word in stop else stem for word, stem in zip(found, stems, strict=True)]
-        names = sorted(set(terms) - {""})
-        number = {name: i for i, name in enumerate(names)}
+        if not stop.isdisjoint(found):
+            stems = ["" if word in stop else s for word, s in zip(found, stems, strict=True)]
+        distinct = set(stems)
+        all_stay = "" not in distinct
+        names = sorted(distinct - {""})
+        number = dict(zip(names, range(len(names)), strict=True))
         number[""] = -1
-        return names, np.array([number[term] for term in terms], np.int32)
+        numbers = np.fromiter(map(number.__getitem__, stems), np.int32, len(stems))
+        return names, numbers, all_stay
 
 
-def strings(texts: Sequence[str]) -> pa.LargeStringArray:
-    """An Arrow column of ``texts``; half a surrogate pair, which UTF-8 cannot hold, becomes ?."""
+def _encoded(texts: Sequence[str]) -> list[bytes]:
+    """The UTF-8 of each text; half a surrogate pair, which UTF-8 cannot hold, becomes "?"."""
+    if isinstance(texts, str):
+        raise InvalidInput(f"{texts!r} is one text; give a list of strings")
     try:
-        return pa.array(texts, pa.large_string())
-    except UnicodeEncodeError:
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        return pa.array(clean, pa.large_string())
-    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
-        raise InvalidInput(f"texts must be a list of strings: {error}") from error
+        return [text.encode("utf-8", "replace") for text in texts]
+    except AttributeError:
+        wrong = next(text for text in texts if not isinstance(text, str))
+        raise InvalidInput(f"{wrong!r} is no text; give a list of strings") from None
+
+
+def packed(texts: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+    """Where each of n texts lies, (n + 1,), and all of them end to end; both read-only."""
+    offsets = np.fromiter(accumulate(map(len, texts), initial=0), np.int64, len(texts) + 1)
+    return frozen(offsets), np.frombuffer(b"".join(texts), np.uint8)
 
 
 def _buffers(texts: pa.LargeStringArray) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:

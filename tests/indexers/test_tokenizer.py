@@ -114,8 +114,10 @@ def test_broken_utf8_and_half_surrogates_do_no_harm() -> None:
 
 
 def test_what_is_no_text_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="list of strings"):
+    with pytest.raises(InvalidInput, match="1 is no text"):
         PLAIN.tokens([1])  # type: ignore[list-item]
+    with pytest.raises(InvalidInput, match="is one text"):
+        PLAIN.tokens("one text")
 
 
 def test_importing_the_room_loads_nothing_heavy() -> None:
