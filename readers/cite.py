@@ -1,0 +1,113 @@
+"""Citations: the markers of an answer, and the sentences of the passages that support it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rag.batch import Citation
+from rag.readers.passages import Passage
+from rag.readers.words import bag, bag_f1, f1, keywords, normalize
+from rag.sources.sentences import sentence_spans
+
+__all__ = ["citations", "f1", "normalize", "support"]
+
+# At most three digits, so that a year in brackets is text.
+MARKER = re.compile(r"\[\s*([0-9]{1,3}(?:\s*[,;]\s*[0-9]{1,3})*)\s*\]")
+_SPACED = re.compile(rf"\s?{MARKER.pattern}")
+_LED_BY = re.compile(rf"\s*(?:{MARKER.pattern}\s*)*")
+
+
+def citations(
+    answer: str, given: Sequence[Passage]
+) -> tuple[str, tuple[Citation, ...], tuple[int, ...]]:
+    """The passages that an answer cites by ``[n]`` markers, and the sentences it rests on.
+
+    A marker is ``[1]``, ``[1][2]`` or ``[1, 2]``, where n counts the ``given`` passages from 1. It
+    belongs to the sentence of the answer that holds it, and behind the full stop to the sentence
+    before. For each cited passage the citation is the sentence of it with the highest token F1
+    (``rag.readers.words.f1``) to a sentence of the answer that carries the marker; the earliest of
+    equals.
+
+    Returns:
+        The answer without the markers that name no passage, otherwise as it was; one citation
+        for each cited passage, by marker; and the numbers that name no passage.
+    """
+    carriers: dict[int, list[Counter[str]]] = {}
+    for sentence, markers in _claims(answer):
+        for n in markers:
+            carriers.setdefault(n, []).append(bag(sentence))
+    unknown = tuple(sorted(n for n in carriers if not 1 <= n <= len(given)))
+    made = []
+    for n in sorted(set(carriers) - set(unknown)):
+        scored = [_best(n, given[n - 1], claim) for claim in carriers[n]]
+        made.append(max(scored, key=lambda one: one[0])[1])
+    return (_without(answer, unknown) if unknown else answer), tuple(made), unknown
+
+
+def support(answer: str, given: Sequence[Passage]) -> tuple[Citation, ...]:
+    """Citations for an answer that has no markers, by the match of its sentences.
+
+    Each sentence of the answer cites the one passage whose best sentence has the highest token F1
+    to it, the first of equals, if the two share a word that is no stop word. This says where the
+    words of the answer stand, not where the model took them from.
+    """
+    found: dict[int, tuple[float, Citation]] = {}
+    for start, end in sentence_spans(answer):
+        claim, words = bag(answer[start:end]), keywords(answer[start:end])
+        scored = [(n, *_best(n, passage, claim)) for n, passage in enumerate(given, 1)]
+        shared = [one for one in scored if words & keywords(one[2].text)]
+        if not shared:
+            continue
+        n, score, citation = max(shared, key=lambda one: one[1])
+        if n not in found or score > found[n][0]:
+            found[n] = (score, citation)
+    return tuple(found[n][1] for n in sorted(found))
+
+
+def _claims(answer: str) -> Iterator[tuple[str, list[int]]]:
+    """The sentences of an answer without their markers, and the numbers that each carries."""
+    pieces: list[str] = []
+    for start, end in sentence_spans(answer):
+        piece = answer[start:end]
+        led = _LED_BY.match(piece)
+        assert led is not None
+        if pieces and led.end():  # behind the full stop: the sentence before is meant
+            pieces[-1] += piece[: led.end()]
+            piece = piece[led.end() :]
+        pieces.append(piece)
+    for piece in pieces:
+        yield MARKER.sub(" ", piece), [n for m in MARKER.finditer(piece) for n in _numbers(m)]
+
+
+def _numbers(marker: re.Match[str]) -> list[int]:
+    return [int(n) for n in re.findall("[0-9]+", marker[1])]
+
+
+def _best(n: int, passage: Passage, claim: Counter[str]) -> tuple[float, Citation]:
+    """The sentence of a passage with the highest F1 to a claim, and this F1."""
+    # A kept part without a sentence is cited as it is: there is nothing better to point at.
+    spans = passage.sentences() or [(passage.start, passage.end)]
+    scored = [bag_f1(bag(passage.stored[start:end]), claim) for start, end in spans]
+    best = max(range(len(spans)), key=scored.__getitem__)
+    return scored[best], cited(n, passage, *spans[best])
+
+
+def cited(n: int, passage: Passage, start: int, end: int) -> Citation:
+    """The citation ``[n]`` of a passage's stored text at ``start:end``."""
+    return Citation(n, passage.id, passage.title, start, end, passage.stored[start:end])
+
+
+def _without(answer: str, unknown: Sequence[int]) -> str:
+    """The answer less the marker numbers that name no passage."""
+
+    def kept(marker: re.Match[str]) -> str:
+        numbers = _numbers(marker)
+        good = [str(n) for n in numbers if n not in unknown]
+        if len(good) == len(numbers):
+            return marker[0]
+        before, _, _ = marker[0].partition("[")
+        return f"{before}[{', '.join(good)}]" if good else ""
+
+    return _SPACED.sub(kept, answer).strip()
