@@ -6,7 +6,7 @@ import string
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.errors import InvalidInput
@@ -40,6 +40,7 @@ def reciprocal(grades: dict[str, int], ranked: list[str], k: int) -> float:
     return next((1 / n for n, doc in enumerate(ranked[:k], 1) if grades.get(doc, 0) > 0), 0.0)
 
 
+@settings(deadline=None)
 @given(QRELS, RUNS, st.integers(1, 8))
 def test_equal_to_the_definitions(
     qrels: dict[str, dict[str, int]], order: dict[str, list[str]], k: int

@@ -6,7 +6,7 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.errors import BadRow, InvalidInput, NotFound
@@ -31,6 +31,7 @@ def lowered(values: list[np.float32]) -> list[np.float32]:
     return out
 
 
+@settings(deadline=None)
 @given(st.lists(scores, max_size=12))
 def test_falling_lowers_each_score_as_little_as_it_can(values: list[float]) -> None:
     found = falling(values)
@@ -61,6 +62,7 @@ def test_the_lowest_scores_cannot_fall() -> None:
         falling([lowest, lowest])
 
 
+@settings(deadline=None)
 @given(runs, st.sampled_from(["run.trec", "run.trec.gz"]))
 def test_a_run_comes_back_bit_for_bit(
     tmp_path_factory: pytest.TempPathFactory, run: Rows, name: str
