@@ -45,13 +45,16 @@ def evaluate(
       rag eval examples/xquad-en -c wiki -p bm25 -m nDCG@10 --save-run bm25.trec --json
     """  # noqa: D301
     from rag import eval as evaluation
+    from rag.errors import NotFound
 
+    if save_run is not None and not save_run.parent.is_dir():
+        raise NotFound(f"{save_run}: there is no folder {save_run.parent}; make it first")
     with loaded(pipeline, collection) as opened, progress() as tell:
         report = evaluation.evaluate(
             evaluation.load(dataset, split=split), opened, measures=measure, progress=tell
         )
     if save_run is not None:
-        evaluation.write_run(save_run, report.run)
+        evaluation.write_run(save_run, report.run, tag=report.pipeline)
     if as_json:
         print_json(report.to_json())
     else:
