@@ -41,8 +41,8 @@ def main() -> None:
     console.print("This is bm25-qa, one of the pipelines that come with the package:\n")
     show_yaml("bm25-qa")
     console.print(
-        "\nThe questions are the first ones about every tenth article, a rule that was fixed\n"
-        "before any answer was seen. The language model is small (135 million parameters) and\n"
+        "\nThe questions are the first ones about every tenth article, a rule that was fixed "
+        "before any answer was seen. The language model is small (135 million parameters) and "
         "makes mistakes; the citations are there to find them.\n"
     )
     questions = first_of_every_tenth_article(wiki)
@@ -109,9 +109,9 @@ def measure(
 ) -> None:
     """Print a table whose every row says which pipeline it measured, and on how many questions."""
     columns = ("nDCG@10", "R@100", "EM", "F1")
-    table = Table("pipeline", "what is measured", "questions", *columns)
+    table = Table("pipeline", "measured", "questions", *columns)
     dataset = evaluation.load(SOURCE)
-    rows = {"bm25": "retrieval", "bm25-extract": "retrieval, and answers by extract"}
+    rows = {"bm25": "retrieval", "bm25-extract": "retrieval, extract"}
     for name, what in rows.items():
         with Pipeline.load(name, collection=wiki) as pipeline:
             report = evaluation.evaluate(dataset, pipeline)
@@ -122,11 +122,11 @@ def measure(
     given = {row["id"]: answer.text for row, answer in zip(questions, answers, strict=True)}
     means = measures.answers(["EM", "F1"], gold, given).means
     cells = ("", "", f"{means['EM']:.3f}", f"{means['F1']:.3f}")
-    table.add_row("bm25-qa", "answers by generate", str(len(gold)), *cells)
+    table.add_row("bm25-qa", "generate", str(len(gold)), *cells)
     console.print(table)
     console.print(
-        "EM asks for exactly the words of a gold answer, which are few; extract answers with a\n"
-        "whole sentence and the model with one of its own, so EM is low and F1 counts the words\n"
+        "EM asks for exactly the words of a gold answer, which are few; extract answers with a "
+        "whole sentence and the model with one of its own, so EM is low and F1 counts the words "
         "shared. Five questions are an example, not a measurement."
     )
 
