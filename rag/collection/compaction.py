@@ -13,7 +13,7 @@ import pyarrow as pa
 from rag.collection import folders, manifest
 from rag.collection.build import Built, Settings, aside, index_key, kind_of
 from rag.collection.manifest import Manifest, SegmentEntry
-from rag.collection.partitions import partition_key
+from rag.collection.partitions import compacted, partition_key
 from rag.collection.segments import FORMAT, PASSAGES, write_segment
 from rag.collection.snapshot import read_deleted
 from rag.collection.writing import (
@@ -162,7 +162,7 @@ def _kept(file: Path, mask: np.ndarray[Any, np.dtype[np.bool_]] | None) -> Itera
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             end = start + batch.num_rows
-            kept = batch if mask is None else batch.filter(pa.array(mask[start:end]))
+            kept = batch if mask is None else compacted(batch, np.flatnonzero(mask[start:end]))
             start = end
             if kept.num_rows:
                 yield kept

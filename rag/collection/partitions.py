@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from rag.collection.folders import KEY_LENGTH
 from rag.sources.ids import hash_ids
@@ -48,7 +49,16 @@ def _cut(table: pa.Table, rows: int) -> int:
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     (batch,) = table.combine_chunks().to_batches()
-    return batch
+    return compacted(batch, np.arange(batch.num_rows))
+
+
+def compacted(batch: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.RecordBatch:
+    """These rows of a batch in buffers of their own.
+
+    A slice or a filter may keep bits of rows that it dropped, which would be hashed and written;
+    what is taken holds its own rows and zeros.
+    """
+    return batch.take(pa.array(rows))
 
 
 def partition_key(batch: pa.RecordBatch) -> str:
