@@ -46,10 +46,13 @@ def merged(
         values = 1.0 / (RRF_K + ranks)
     pairs, place = np.unique(np.stack((row_of, docs)), axis=1, return_inverse=True)
     best = np.zeros(pairs.shape[1]) if how == "rrf" else np.full(pairs.shape[1], -np.inf)
-    (np.add if how == "rrf" else np.maximum).at(best, place.reshape(-1), values)
-    order = np.lexsort((pairs[1], -best, pairs[0]))
+    # Added from the smallest up, so that the same ranks in other queries give the same sum.
+    rising = np.argsort(values, kind="stable")
+    (np.add if how == "rrf" else np.maximum).at(best, place.reshape(-1)[rising], values[rising])
+    shown = best.astype(np.float32)
+    order = np.lexsort((pairs[1], -shown, pairs[0]))
     found = np.bincount(pairs[0], minlength=n)
     rank = np.arange(len(order)) - np.repeat(np.cumsum(found) - found, found)
     kept = order[rank < k]
     ends = np.concatenate(([0], np.cumsum(np.minimum(found, k))))
-    return ends, pairs[1][kept], best[kept].astype(np.float32)
+    return ends, pairs[1][kept], shown[kept]
