@@ -7,6 +7,8 @@ comes back is a small receipt. So the result is the same on any executor.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -74,7 +76,8 @@ class Processes:
         again: list[Task] = []
         for attempt in range(RESTARTS + 1):
             running: dict[Future[Receipt], Task] = {}
-            pool = ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn"))
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(self.workers, context, initializer=_end_with_parent)
             try:
                 waiting, again = again, []
                 while True:
@@ -96,11 +99,27 @@ class Processes:
                 again += [*waiting, *running.values()]
                 if attempt == RESTARTS:
                     raise BackendFailed(
-                        f"worker processes were killed {RESTARTS + 1} times (out of memory?); use "
-                        "fewer --workers; run the same command again to go on"
+                        f"{work.__name__.replace('_', ' ')}: worker processes were killed "
+                        f"{RESTARTS + 1} times (out of memory?); use fewer --workers; run the same "
+                        "command again to go on"
                     ) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the process that started it is gone, killed or not.
+
+    Workers wait on a pipe that their siblings hold open, so they would wait for ever.
+    """
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def executor(workers: int = 1) -> Executor:
