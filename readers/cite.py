@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from rag.batch import Citation
 from rag.readers.passages import Passage
@@ -38,12 +38,16 @@ def citations(
     for sentence, markers in _claims(answer):
         for n in markers:
             carriers.setdefault(n, []).append(bag(sentence))
-    unknown = tuple(sorted(n for n in carriers if not 1 <= n <= len(given)))
-    made = []
-    for n in sorted(set(carriers) - set(unknown)):
+    unknown = {n for n in carriers if not 1 <= n <= len(given)}
+    if unknown:
+        # Once more, since what is left may read otherwise: [[7]1] becomes [1].
+        text, made, others = citations(_without(answer, unknown), given)
+        return text, made, tuple(sorted(unknown.union(others)))
+    found = []
+    for n in sorted(carriers):
         scored = [_best(n, given[n - 1], claim) for claim in carriers[n]]
-        made.append(max(scored, key=lambda one: one[0])[1])
-    return (_without(answer, unknown) if unknown else answer), tuple(made), unknown
+        found.append(max(scored, key=lambda one: one[0])[1])
+    return answer, tuple(found), ()
 
 
 def support(answer: str, given: Sequence[Passage]) -> tuple[Citation, ...]:
@@ -99,7 +103,7 @@ def cited(n: int, passage: Passage, start: int, end: int) -> Citation:
     return Citation(n, passage.id, passage.title, start, end, passage.stored[start:end])
 
 
-def _without(answer: str, unknown: Sequence[int]) -> str:
+def _without(answer: str, unknown: Container[int]) -> str:
     """The answer less the marker numbers that name no passage."""
 
     def kept(marker: re.Match[str]) -> str:

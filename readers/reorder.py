@@ -30,20 +30,15 @@ class Reorder(Stage, name="reorder"):
 
     def open(self, context: Context) -> Step:
         """Nothing to open."""
+        from rag.ranking import Ranking
 
         def step(batch: Batch, run: Run) -> Batch:
-            ranking = batch[self.of]
-            # A column of nulls alone has no ranking to reorder.
-            return batch.put(**{self.into: both_ends(ranking) if any_ranking(ranking) else ranking})
+            column = batch[self.of]
+            # A column of nulls alone has nothing to reorder.
+            made = both_ends(column) if isinstance(column, Ranking) else column
+            return batch.put(**{self.into: made})
 
         return step
-
-
-def any_ranking(column: object) -> bool:
-    """Whether a column holds rankings at all, and not nulls alone."""
-    from rag.ranking import Ranking
-
-    return isinstance(column, Ranking)
 
 
 def both_ends(ranking: Ranking) -> Ranking:
