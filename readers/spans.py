@@ -100,7 +100,17 @@ class SpanReader:
     """Reads one question at a time, so that no answer depends on the rest of a batch."""
 
     def __init__(self, settings: Extract, loaded: Loaded) -> None:
-        """Read with a ``loaded`` model, by the ``settings`` of the stage."""
+        """Read with a ``loaded`` model, by the ``settings`` of the stage.
+
+        Raises:
+            InvalidInput: windows of ``max_length`` are too long for the model.
+        """
+        most = getattr(loaded.model.config, "max_position_embeddings", None) or settings.max_length
+        if settings.max_length > most:
+            raise InvalidInput(
+                f"max_length is {settings.max_length}, but {settings.model!r} reads {most} tokens "
+                "at most; lower it"
+            )
         self._settings, self._loaded = settings, loaded
         self.label = f"extract: {settings.model}"
 
@@ -140,16 +150,16 @@ class SpanReader:
     def _encoded(self, question: str, given: Sequence[Passage]) -> Any:
         settings = self._settings
         with self._loaded.turn:
-            asked = len(
-                self._loaded.tokenizer(question, "")["input_ids"]
-            )  # with the special tokens
+            tokenizer = self._loaded.tokenizer
+            asked = len(tokenizer(question, add_special_tokens=False)["input_ids"])
+            asked += tokenizer.num_special_tokens_to_add(pair=True)
             if settings.max_length - asked <= settings.stride:
                 raise InvalidInput(
                     f"the question takes {asked} of {settings.max_length} tokens, which leaves no "
                     f"room for passages with a stride of {settings.stride}; shorten it, raise "
                     "max_length as far as the model allows, or lower stride"
                 )
-            return self._loaded.tokenizer(
+            return tokenizer(
                 [question] * len(given),
                 [passage.stored[passage.start : passage.end] for passage in given],
                 truncation="only_second",

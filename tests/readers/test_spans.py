@@ -31,8 +31,8 @@ def windows(draw: st.DrawFn) -> list[Window]:
         for _ in range(draw(st.integers(1, 2))):  # two windows may share tokens
             first, t = draw(st.integers(0, 3)), draw(st.integers(0, 5))
             spans = np.array([[4 * n, 4 * n + 3] for n in range(first, first + t)]).reshape(-1, 2)
-            values = [np.array(draw(st.lists(logit, min_size=t, max_size=t))) for _ in range(2)]
-            made.append(Window(passage, spans, *values, draw(logit)))
+            starts, ends = (np.array(draw(st.lists(logit, min_size=t, max_size=t))) for _ in "se")
+            made.append(Window(passage, spans, starts, ends, draw(logit)))
     return made
 
 
@@ -62,24 +62,7 @@ def test_the_best_span_equals_brute_force(found: list[Window], longest: int, nul
         assert made[3] == pytest.approx(expected[3])
 
 
-WORDS = [
-    "the",
-    "tower",
-    "is",
-    "of",
-    "iron",
-    "and",
-    "steel",
-    "by",
-    "paris",
-    "river",
-    "bridge",
-    "who",
-    "built",
-    "what",
-    "when",
-    "1889",
-]
+WORDS = "the tower is of iron and steel by paris river bridge who built what when 1889"
 TEXTS = [
     "The  tower is of iron. " * 6 + "Steel by the river.",
     "A bridge by the river is built of steel, and iron.",
@@ -98,7 +81,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers = pytest.importorskip("transformers")
     tokenizers = pytest.importorskip("tokenizers")
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {word: n for n, word in enumerate([*special, *WORDS, ".", ",", "?"])}
+    vocabulary = {word: n for n, word in enumerate([*special, *WORDS.split(), ".", ",", "?"])}
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
     words.normalizer = tokenizers.normalizers.Lowercase()
     words.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -188,6 +171,8 @@ def test_cut_passages_keep_exact_offsets(model: Path) -> None:
 def test_what_is_wrong_is_named(model: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="cannot be loaded"):
         Extract(model=str(tmp_path / "absent")).open(Context())
+    with pytest.raises(InvalidInput, match="max_length is 384, but .* reads 64 tokens at most"):
+        Extract(model=str(model)).open(Context())
     with pytest.raises(InvalidInput, match="was not trained to find answers"):
         Extract(model=str(model / "headless")).open(Context())
     run = Run()
