@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -260,12 +261,16 @@ def mapped(folder: Path) -> Postings:
     return arrays
 
 
+_UNREADABLE = (ValueError, EOFError, OSError, SyntaxError, TokenError)
+"""What numpy raises for a file that is no ``.npy`` file, or whose header is damaged."""
+
+
 def _load(file: Path) -> NDArray[np.generic]:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise NotFound(f"{file} is missing: run `rag verify`, then `rag index` again") from None
-    except (ValueError, EOFError, OSError) as error:
+    except _UNREADABLE as error:
         if file.is_file() and (empty := _empty(file)) is not None:
             return empty
         raise _damaged(file, str(error)) from error
@@ -276,7 +281,7 @@ def _empty(file: Path) -> NDArray[np.generic] | None:
     """The array of a file that holds no values, which cannot be mapped; else None."""
     try:
         array = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OSError):
+    except _UNREADABLE:
         return None
     return frozen(array) if array.size == 0 else None
 
