@@ -250,7 +250,9 @@ def info(
     from rag.collection import Collection
     from rag.collection.info import describe
 
-    facts = describe(Collection.open(collection), manifest)
+    # Not Collection.open for an older one: the newest may be damaged.
+    opened = Collection.open(collection) if manifest is None else Collection(collection)
+    facts = describe(opened, manifest)
     if as_json:
         print_json(facts)
         return
