@@ -43,11 +43,14 @@ class Piece:
 
     def read(self) -> pa.RecordBatch:
         """The passages, checked against the key; ``Damaged`` if they differ."""
-        with pa.memory_map(str(self.file)) as source:
-            batch = pa.ipc.open_file(source).get_batch(self.batch)
-            if partition_key(batch) != self.key:
-                raise Damaged(f"{self.file}: partition {self.batch} is not what was written there")
-            return batch
+        try:
+            with pa.memory_map(str(self.file)) as source:
+                batch = pa.ipc.open_file(source).get_batch(self.batch)
+                if partition_key(batch) == self.key:
+                    return batch
+        except (pa.ArrowException, OSError) as error:
+            raise Damaged(f"{self.file}: {error}; 'rag verify' names all damage") from None
+        raise Damaged(f"{self.file}: partition {self.batch} is not what was written there")
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def aside(collection: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.with_name(f"{folder.name}-damaged"), ignore_errors=True)
 
 
 def keep_piece(collection: Path, batch: pa.RecordBatch, key: str) -> Piece:

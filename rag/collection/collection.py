@@ -21,14 +21,18 @@ from rag.collection.manifest import IndexEntry, Manifest
 from rag.collection.partitions import SEGMENT_ROWS
 from rag.collection.snapshot import Snapshot, read_deleted
 from rag.collection.writing import Done, Job
-from rag.errors import Damaged, InvalidInput, NotFound
+from rag.errors import BadRow, Damaged, InvalidInput, NotFound
 from rag.jobs import Progress, executor, silent
-from rag.passages import RESERVED, FieldType
+from rag.passages import ARROW_TYPES, RESERVED, FieldType
 from rag.ranking import Hit, Ranking
 from rag.sources import Reader, Source, Split, detect
 
 Rows = Iterable[Mapping[str, Any]]
 """Documents given from Python: mappings with ``id``, ``text`` and perhaps ``title`` and fields."""
+
+
+ROWS = "rows"
+"""What messages call documents given from Python, in place of a file."""
 
 
 class Collection:
@@ -140,7 +144,7 @@ class Collection:
             wanted = _wanted(old, fields, split, indexes, pipeline, resolved.fields)
             settings = [wanted.content(), resolved.model_dump(), segment_rows]
             listing = log.listing(resolved.files(), settings)
-            if old is not None and log.entry(collection.path, old.number).get("listing") == listing:
+            if old is not None and collection._is_as_logged(old, listing):
                 return collection, Done(old, unchanged=True)
             reader, bad_file = collection._reader(resolved, wanted)
             done = index_job.mirror(collection.path, reader, wanted, job)
@@ -207,6 +211,9 @@ class Collection:
             raise InvalidInput("delete takes a list of ids; write delete([id])")
         began = time.monotonic()
         names = list(dict.fromkeys(ids))
+        for name in names:
+            if not isinstance(name, str):
+                raise InvalidInput(f"delete takes a list of ids; found {name!r}, expected a string")
         with writing.writing(self.path):
             base = Snapshot(self.path, manifest.read(self.path))
             found = base.find(names)
@@ -270,6 +277,8 @@ class Collection:
     def verify(self, progress: Progress = silent) -> list[Damaged]:
         """Read every byte and say what is damaged; the message begins with the file's path."""
         found: list[Damaged] = []
+        if not manifest.numbers(self.path):
+            manifest.read(self.path)
         parts = sorted(self.path.glob("segments/*")) + sorted(self.path.glob("indexes/*/*"))
         for done, folder in enumerate(parts):
             progress("verify", done, len(parts))
@@ -283,8 +292,8 @@ class Collection:
                 continue
             found += _missing(self.path, state, there)
         progress("verify", len(parts), len(parts))
-        unique = {str(error): error for error in found}
-        return list(unique.values())
+        # Several manifests may name one file.
+        return list({str(error): error for error in found}.values())
 
     def _reader(self, source: Source, wanted: Manifest) -> tuple[Reader, Path]:
         number = (manifest.numbers(self.path) or [0])[-1] + 1
@@ -293,8 +302,19 @@ class Collection:
         return Reader(source, fields=wanted.fields, split=split, skipped=bad_file), bad_file
 
     def _log(self, done: Done, began: float, **entry: Any) -> None:
-        seconds = round(time.monotonic() - began, 3)
-        log.record(self.path, done.manifest.number, seconds=seconds, rows=done.added, **entry)
+        entry |= {"seconds": round(time.monotonic() - began, 3)}
+        entry |= {"rows": done.added, "bad": done.bad}
+        state = done.manifest
+        log.record(self.path, state.number, manifest=state.checksum, **entry)
+
+    def _is_as_logged(self, state: Manifest, listing: str) -> bool:
+        """Whether the job that made ``state`` read these very files, and its folders are whole."""
+        entry = log.entry(self.path, state.number)
+        return (
+            (entry.get("manifest"), entry.get("listing")) == (state.checksum, listing)
+            and not entry.get("bad")
+            and all(folders.whole(self.path / name) for name in state.folders())
+        )
 
 
 class _source:
@@ -315,14 +335,33 @@ class _source:
             return found.model_copy(update={"fields": dict(self._mapping)})
         self._aside = aside(self._path)
         file = self._aside.__enter__() / "rows.jsonl"
-        with file.open("w", encoding="utf-8") as stream:
-            for row in source:
-                stream.write(json.dumps(dict(row), ensure_ascii=True) + "\n")
+        try:
+            with file.open("w", encoding="utf-8") as stream:
+                for number, row in enumerate(source, 1):
+                    stream.write(_line(number, row))
+        except BaseException:
+            self._aside.__exit__(None, None, None)
+            raise
         return Source(type="jsonl", path=str(file))
 
-    def __exit__(self, *error: object) -> None:
-        if self._aside is not None:
-            self._aside.__exit__(*error)
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._aside is None:
+            return
+        self._aside.__exit__(None, None, None)
+        if isinstance(error, BadRow):
+            # The file is gone, and nobody wrote it but us: its lines are the rows, counted from 1.
+            raise BadRow(ROWS, error.line, error.field, error.found, error.fix) from None
+
+
+def _line(number: int, row: Mapping[str, Any]) -> str:
+    if not isinstance(row, Mapping):
+        fix = "give a list of mappings with 'id' and 'text'"
+        raise BadRow(ROWS, number, "row", f"found {type(row).__name__}", fix)
+    try:
+        return json.dumps(dict(row), ensure_ascii=True) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        fix = "give strings, numbers, booleans, None, and lists and mappings of them"
+        raise BadRow(ROWS, number, "row", str(error), fix) from None
 
 
 def _job(workers: int, progress: Progress, segment_rows: int) -> Job:
@@ -335,6 +374,9 @@ def _entries(indexes: Mapping[str, IndexKind]) -> dict[str, IndexEntry]:
     for name in indexes:
         if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
             raise InvalidInput(f"index name {name!r}: use letters, digits, - and _")
+    for name, kind in indexes.items():
+        if not isinstance(kind, IndexKind):
+            raise InvalidInput(f"index {name!r}: found {kind!r}, expected an index kind: Lexical()")
     return {
         name: IndexEntry(type=kind.kind, settings=kind.model_dump(mode="json"), folders=())
         for name, kind in indexes.items()
@@ -350,9 +392,11 @@ def _wanted(
     mapping: Mapping[str, str],
 ) -> Manifest:
     """The manifest to reach, without segments: what is asked, else what the collection has."""
-    for name in fields or {}:
+    for name, kind in (fields or {}).items():
         if name in RESERVED:
             raise InvalidInput(f"field {name!r}: the name is taken ({', '.join(RESERVED)})")
+        if kind not in ARROW_TYPES:
+            raise InvalidInput(f"field {name!r}: found {kind!r}, expected {', '.join(ARROW_TYPES)}")
     if indexes is None and old is None:
         indexes = {"lexical": registry.find("indexes", "lexical")()}
     entries = {
@@ -360,7 +404,8 @@ def _wanted(
         for name, entry in (old.indexes if old is not None else {}).items()
     }
     return Manifest(
-        fields=dict(fields or {}),
+        # Sorted, as a manifest is written: the columns of all segments stand in one order.
+        fields=dict(sorted((fields or {}).items())),
         split=split.model_dump() if split is not None else None,
         mapping=dict(mapping),
         indexes=dict(sorted({**entries, **_entries(indexes or {})}.items())),
@@ -374,12 +419,9 @@ def _with_bad(done: Done, reader: Reader, bad_file: Path) -> Done:
 
 def _missing(path: Path, state: Manifest, there: set[str]) -> Iterator[Damaged]:
     """What a manifest names and the collection does not hold."""
-    names = [f"segments/{entry.folder}" for entry in state.segments]
-    for name, index in state.indexes.items():
-        names += [f"indexes/{name}/{folder}" for folder in index.folders]
-    for name in names:
+    for name in state.folders():
         if name not in there:
-            yield Damaged(f"{path / name}: is missing; manifest {state.number} names it")
+            yield Damaged(f"{path / name}: is missing; a manifest names it")
     for entry in state.deleted.values():
         try:
             read_deleted(path, entry)

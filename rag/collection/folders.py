@@ -6,6 +6,7 @@ holds (the sha256 of its ``checksums.json``). So a manifest that names a folder 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -53,7 +54,7 @@ def publish(folder: Path, parent: Path, key: str) -> str:
     """Checksum and sync what stands in ``folder`` and rename it to ``parent/<key>-<digest>``.
 
     A folder of that name that is already there is the same, since the digest is; then ``folder``
-    is removed.
+    is removed. One that is damaged gives way.
 
     Returns:
         The name ``<key>-<digest>``.
@@ -63,13 +64,21 @@ def publish(folder: Path, parent: Path, key: str) -> str:
     name = f"{key}-{_digest(text)}"
     target = parent / name
     if target.is_dir():
-        shutil.rmtree(folder)
-        return name
+        if not any(damage(target)):
+            shutil.rmtree(folder)
+            return name
+        target.rename(folder.with_name(f"{folder.name}-damaged"))
     for path in folder.iterdir():
         sync(path)
     sync(folder)
     parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(target)
+    try:
+        folder.rename(target)
+    except OSError as error:
+        # A worker whose job was killed may finish the same folder at the same moment.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(folder)
     sync(parent)
     return name
 
@@ -91,12 +100,27 @@ def find(parent: Path, key: str) -> str | None:
     return None
 
 
+def whole(folder: Path) -> bool:
+    """Whether a published folder holds its files in their sizes; reads no more than the sums."""
+    try:
+        text = (folder / CHECKSUMS).read_bytes()
+        if _digest(text) != folder.name.rpartition("-")[2]:
+            return False
+        sums = json.loads(text)["files"]
+        return all((folder / name).stat().st_size == sums[name]["bytes"] for name in sums)
+    except OSError:
+        return False
+
+
 def damage(folder: Path) -> Iterator[Damaged]:
     """What is wrong with a published folder, one error a file; reads every byte.
 
     The message begins with the path of the file, so that ``rag verify`` names it.
     """
     sums_path = folder / CHECKSUMS
+    if not folder.is_dir():
+        yield Damaged(f"{folder}: is not a folder, and no part of a collection")
+        return
     try:
         text = sums_path.read_bytes()
     except OSError as error:
@@ -104,7 +128,7 @@ def damage(folder: Path) -> Iterator[Damaged]:
         return
     if _digest(text) != folder.name.rpartition("-")[2]:
         yield Damaged(f"{sums_path}: is not what the digest in the folder's name says")
-        if _digest(checksums(folder)) == folder.name.rpartition("-")[2]:
+        if _only_sums_differ(folder):
             return
     try:
         sums = dict(json.loads(text)["files"])
@@ -120,6 +144,14 @@ def damage(folder: Path) -> Iterator[Damaged]:
             yield Damaged(f"{path}: is not one of the folder's files")
 
 
+def _only_sums_differ(folder: Path) -> bool:
+    """Whether the files are as the digest says, whatever stands in ``checksums.json``."""
+    try:
+        return _digest(checksums(folder)) == folder.name.rpartition("-")[2]
+    except OSError:
+        return False
+
+
 def _file_damage(path: Path, expected: dict[str, Any]) -> Iterator[Damaged]:
     try:
         size = path.stat().st_size
@@ -129,3 +161,5 @@ def _file_damage(path: Path, expected: dict[str, Any]) -> Iterator[Damaged]:
             yield Damaged(f"{path}: sha256 is {found[:16]}…, not {expected['sha256'][:16]}…")
     except OSError as error:
         yield Damaged(f"{path}: {error.strerror or error}")
+    except (KeyError, TypeError):
+        yield Damaged(f"{path}: cannot be told from a damaged one without {CHECKSUMS}")

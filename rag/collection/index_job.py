@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from rag.collection import build, manifest
+from rag.collection import build, folders, manifest
 from rag.collection.build import Built, Piece, PieceTask, SegmentTask
 from rag.collection.existing import Existing, OnExisting
 from rag.collection.manifest import IndexEntry, Manifest, SegmentEntry
@@ -36,18 +36,19 @@ def mirror(collection: Path, reader: Reader, wanted: Manifest, job: Job) -> Done
     ``wanted`` has the fields, split, mapping, pipeline and indexes (without folders) to reach.
     """
     old = manifest.read(collection) if manifest.numbers(collection) else None
-    kept = _pieces(collection, old)
+    there = _intact(collection, old) if old is not None else None
+    kept = _pieces(collection, there)
     plan = _read(collection, reader, reader, kept, wanted, job)
     covers = [(piece.key, piece.rows) for piece in plan]
-    if old is not None and not old.deleted and _covers(old) == covers:
+    if there is not None and not there.deleted and _covers(there) == covers:
         # However it is cut into segments, by additions or compaction: it holds the source.
-        tasks = [_task_of(collection, old, entry, wanted) for entry in old.segments]
+        tasks = [_task_of(collection, there, entry, wanted) for entry in there.segments]
     else:
-        tasks = _tasks(collection, plan, wanted, old, job)
-    new = manifest_of(wanted, _build(tasks, old, job))
+        tasks = _tasks(collection, plan, wanted, there, job)
+    new = manifest_of(wanted, _build(tasks, there, job))
     if old is not None and old.model_copy(update={"number": 0}) == new:
         finish(collection)
-        return Done(old, unchanged=True)
+        return Done(old, unchanged=there == old)
     committed = commit_after(collection, old, lambda _: new)
     finish(collection)
     same = sum(piece.rows for piece in plan if piece.key in kept)
@@ -78,18 +79,41 @@ def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> 
 def add_indexes(collection: Path, wanted: Mapping[str, IndexEntry], job: Job) -> Done:
     """Build further indexes of the passages that are there."""
     old = manifest.read(collection)
+    there = _intact(collection, old)
     goal = old.model_copy(update={"indexes": {**old.indexes, **wanted}})
     tasks = [_task_of(collection, old, entry, goal) for entry in old.segments]
-    built = _build(tasks, old, job)
+    built = _build(tasks, old.model_copy(update={"indexes": there.indexes}), job)
     indexes = index_entries(goal, [receipt.indexes for receipt in built])
     if indexes == old.indexes:
         finish(collection)
-        return Done(old, unchanged=True)
+        return Done(old, unchanged=there == old)
     committed = commit_after(
         collection, old, lambda now: now.model_copy(update={"indexes": indexes})
     )
     finish(collection)
     return Done(committed)
+
+
+def _intact(collection: Path, old: Manifest) -> Manifest:
+    """``old`` without what is missing or cut short on the disk, which is so built again."""
+
+    def there(folder: str) -> bool:
+        return folders.whole(collection / folder)
+
+    places = [n for n, entry in enumerate(old.segments) if there(f"segments/{entry.folder}")]
+    indexes = {
+        name: entry.model_copy(
+            update={
+                "folders": tuple(
+                    folder if there(f"indexes/{name}/{folder}") else ""
+                    for folder in (entry.folders[place] for place in places)
+                )
+            }
+        )
+        for name, entry in old.indexes.items()
+    }
+    segments = tuple(old.segments[place] for place in places)
+    return old.model_copy(update={"segments": segments, "indexes": indexes})
 
 
 def _covers(old: Manifest) -> list[tuple[str, int]]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +84,13 @@ class Manifest(_Part):
         """The sha256 of the content, in hexadecimal."""
         return hashlib.sha256(canonical(self.content())).hexdigest()
 
+    def folders(self) -> list[str]:
+        """The folders of segments and indexes, as paths inside the collection."""
+        names = [f"segments/{entry.folder}" for entry in self.segments]
+        for name, index in self.indexes.items():
+            names += [f"indexes/{name}/{folder}" for folder in index.folders]
+        return names
+
     @property
     def rows(self) -> int:
         """Rows of all segments, deleted ones included."""
@@ -140,18 +148,21 @@ def parse(text: bytes, path: Path, advice: str = "") -> Manifest:
     try:
         value = dict(json.loads(text))
         checksum = value.pop("checksum")
-        found = hashlib.sha256(canonical(value)).hexdigest()
-        if found != checksum:
-            raise ValueError(f"its checksum is {found[:16]}…, it says {str(checksum)[:16]}…")
+        actual = hashlib.sha256(canonical(value)).hexdigest()
+        if actual != checksum:
+            raise ValueError(f"its checksum is {actual[:16]}…, it says {str(checksum)[:16]}…")
         version = value.pop("format")
         if version != FORMAT:
             raise InvalidInput(
                 f"{path}: format {version}, and this Ragstone reads format {FORMAT}; upgrade it"
             )
-        return Manifest.model_validate(value)
+        found = Manifest.model_validate(value)
+        if _text(found) != text:
+            raise ValueError("it is not spelt as it was written")
+        return found
     except InvalidInput:
         raise
-    except (TypeError, ValueError, KeyError, ValidationError) as error:
+    except (TypeError, ValueError, KeyError, RecursionError, ValidationError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise Damaged(f"{path}: the manifest is damaged: {what}{advice}") from None
 
@@ -169,7 +180,7 @@ def commit(
         known = numbers(collection)
         current = read(collection) if known else (base or Manifest())
         changed = change(current).model_copy(update={"number": current.number + 1})
-        if _create(path_of(collection, changed.number), _text(changed)):
+        if create(path_of(collection, changed.number), _text(changed)):
             return changed
 
 
@@ -178,10 +189,10 @@ def _text(manifest: Manifest) -> bytes:
     return canonical({**content, "checksum": manifest.checksum}) + b"\n"
 
 
-def _create(path: Path, text: bytes) -> bool:
+def create(path: Path, text: bytes) -> bool:
     """Create the file whole and synced; False if somebody else created it first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    aside = path.with_name(f".tmp-{uuid.uuid4().hex}-{path.name}")
     aside.write_bytes(text)
     sync(aside)
     try:

@@ -74,10 +74,15 @@ class Segment:
         except OSError as error:
             raise Damaged(f"{self.folder / name}: {error}; 'rag verify' names all damage") from None
 
-    def _reader(self, name: str) -> pa.ipc.RecordBatchFileReader:
+    def _read(self, name: str) -> list[pa.RecordBatch]:
+        """The record batches of a file, mapped, their buffers in bounds."""
         try:
-            return pa.ipc.open_file(self._maps[name])
-        except pa.ArrowInvalid as error:
+            reader = pa.ipc.open_file(self._maps[name])
+            batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            for batch in batches:
+                batch.validate()
+            return batches
+        except (pa.ArrowException, OSError) as error:
             raise Damaged(
                 f"{self.folder / name}: is damaged ({error}); 'rag verify' names all damage"
             ) from None
@@ -85,8 +90,7 @@ class Segment:
     @cached_property
     def batches(self) -> list[pa.RecordBatch]:
         """The passages in order, mapped."""
-        reader = self._reader(PASSAGES)
-        return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        return self._read(PASSAGES)
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -95,9 +99,7 @@ class Segment:
 
     @cached_property
     def _ids(self) -> list[tuple[NDArray[np.uint64], NDArray[np.uint32]]]:
-        reader = self._reader(IDS)
-        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        return [(batch["hash"].to_numpy(), batch["row"].to_numpy()) for batch in batches]
+        return [(part["hash"].to_numpy(), part["row"].to_numpy()) for part in self._read(IDS)]
 
     def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The row of each passage id, (n,) int64, -1 where the segment has none."""
@@ -148,7 +150,6 @@ class Segment:
             batch = self.batches[place].select(list(columns))
             tables.append(pa.Table.from_batches([batch.take(pa.array(local))]))
         if not tables:
-            schema = self._reader(PASSAGES).schema
-            return pa.schema([schema.field(name) for name in columns]).empty_table()
+            return pa.Table.from_batches([self.batches[0].slice(0, 0).select(list(columns))])
         table = pa.concat_tables(tables).combine_chunks()
         return table.take(pa.array(inverse))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.collection import build, folders, manifest
+from rag.collection import build, manifest
 from rag.collection.build import Built, Settings
 from rag.collection.manifest import DeletedEntry, IndexEntry, Manifest
 from rag.collection.snapshot import Snapshot, read_deleted
@@ -62,9 +62,9 @@ def writing(collection: Path) -> Iterator[None]:
     """
     if collection.exists() and not collection.is_dir():
         raise InvalidInput(f"{collection}: is a file; a collection is a folder")
-    ours = {"manifest", "log", build.WORK}
+    ours = {"manifest", "segments", "indexes", "deleted", "log", build.WORK}
     names = {path.name for path in collection.iterdir()} if collection.is_dir() else set()
-    if names and not names & ours:
+    if names - ours and "manifest" not in names:
         raise InvalidInput(
             f"{collection}: holds files and is not a collection; name a new or empty folder"
         )
@@ -170,20 +170,24 @@ def with_deleted(
         gone = np.union1d(read_deleted(collection, before), more) if before else np.unique(more)
         buffer = io.BytesIO()
         np.save(buffer, gone.astype(np.uint32), allow_pickle=False)
-        name = f"{folder}-{current.number + 1:06d}.npy"
-        _write_synced(collection / "deleted" / name, buffer.getvalue())
+        name = f"{folder}-{current.number + 1:06d}"
+        name = _write_new(collection / "deleted", name, buffer.getvalue())
         sha256 = hashlib.sha256(buffer.getvalue()).hexdigest()
         deleted[folder] = DeletedEntry(file=name, sha256=sha256, rows=len(gone))
     return current.model_copy(update={"deleted": dict(sorted(deleted.items()))})
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with_suffix = path.with_name(f".tmp-{path.name}")
-    with_suffix.write_bytes(data)
-    folders.sync(with_suffix)
-    with_suffix.replace(path)
-    folders.sync(path.parent)
+def _write_new(folder: Path, name: str, data: bytes, copy: int = 0) -> str:
+    """Write a file of hidden rows; returns what it is called, ``name.npy`` as a rule.
+
+    A file that is there is never replaced: one of a job that was killed has other rows, and a
+    writer that commits first on a file system without locks has its manifest name its file.
+    """
+    folder.mkdir(exist_ok=True)
+    path = folder / (f"{name}-{copy}.npy" if copy else f"{name}.npy")
+    if manifest.create(path, data) or path.read_bytes() == data:
+        return path.name
+    return _write_new(folder, name, data, copy + 1)
 
 
 def delete(collection: Path, numbers: NDArray[np.int64], base: Snapshot) -> Done:
