@@ -45,7 +45,7 @@ def citations(
         return text, made, tuple(sorted(unknown.union(others)))
     found = []
     for n in sorted(carriers):
-        scored = [_best(n, given[n - 1], claim) for claim in carriers[n]]
+        scored = [one for claim in carriers[n] for one in _scored(n, given[n - 1], claim)]
         found.append(max(scored, key=lambda one: one[0])[1])
     return answer, tuple(found), ()
 
@@ -53,18 +53,23 @@ def citations(
 def support(answer: str, given: Sequence[Passage]) -> tuple[Citation, ...]:
     """Citations for an answer that has no markers, by the match of its sentences.
 
-    Each sentence of the answer cites the one passage whose best sentence has the highest token F1
-    to it, the first of equals, if the two share a word that is no stop word. This says where the
-    words of the answer stand, not where the model took them from.
+    Each sentence of the answer cites the one sentence of a passage that has the highest token F1
+    to it among those that share a word with it that is no stop word; the first of equals, and one
+    citation for each passage. This says where the words of the answer stand, not where the model
+    took them from.
     """
     found: dict[int, tuple[float, Citation]] = {}
     for start, end in sentence_spans(answer):
         claim, words = bag(answer[start:end]), keywords(answer[start:end])
-        scored = [(n, *_best(n, passage, claim)) for n, passage in enumerate(given, 1)]
-        shared = [one for one in scored if words & keywords(one[2].text)]
-        if not shared:
+        scored = [
+            (score, n, citation)
+            for n, passage in enumerate(given, 1)
+            for score, citation in _scored(n, passage, claim)
+            if words & keywords(citation.text)
+        ]
+        if not scored:
             continue
-        n, score, citation = max(shared, key=lambda one: one[1])
+        score, n, citation = max(scored, key=lambda one: one[0])
         if n not in found or score > found[n][0]:
             found[n] = (score, citation)
     return tuple(found[n][1] for n in sorted(found))
@@ -89,13 +94,11 @@ def _numbers(marker: re.Match[str]) -> list[int]:
     return [int(n) for n in re.findall("[0-9]+", marker[1])]
 
 
-def _best(n: int, passage: Passage, claim: Counter[str]) -> tuple[float, Citation]:
-    """The sentence of a passage with the highest F1 to a claim, and this F1."""
+def _scored(n: int, passage: Passage, claim: Counter[str]) -> list[tuple[float, Citation]]:
+    """The sentences of a passage, each with its F1 to a claim."""
     # A kept part without a sentence is cited as it is: there is nothing better to point at.
     spans = passage.sentences() or [(passage.start, passage.end)]
-    scored = [bag_f1(bag(passage.stored[start:end]), claim) for start, end in spans]
-    best = max(range(len(spans)), key=scored.__getitem__)
-    return scored[best], cited(n, passage, *spans[best])
+    return [(bag_f1(bag(passage.stored[a:b]), claim), cited(n, passage, a, b)) for a, b in spans]
 
 
 def cited(n: int, passage: Passage, start: int, end: int) -> Citation:

@@ -25,7 +25,9 @@ class OpenAI(Backend, name="openai"):
     """Ask a server that speaks OpenAI's chat completions: vLLM, llama.cpp, Ollama, TGI, a cloud.
 
     The key is read from the environment when the backend opens, and is neither stored with the
-    settings nor printed. See ``rag.readers.backends.http_json`` for retries and redirects.
+    settings nor printed. See ``rag.readers.backends.http_json`` for retries and redirects. Whether
+    equal questions get equal answers is the server's affair: batching and cached prompts change
+    the rounding.
     """
 
     url: str = Field(description="The server: http://127.0.0.1:8080, with or without /v1.")
@@ -41,7 +43,7 @@ class OpenAI(Backend, name="openai"):
     @classmethod
     def _is_a_server(cls, url: str) -> str:
         address = urlsplit(url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        if address.scheme not in ("http", "https") or not address.hostname or not _has_port(url):
             raise InvalidInput(f"url {url!r}: expected one like http://127.0.0.1:8080")
         if address.username is not None or address.password is not None:
             raise InvalidInput("url: a name or password in it would be printed; use key_env")
@@ -70,6 +72,14 @@ class OpenAI(Backend, name="openai"):
         if not (key.isascii() and key.isprintable()):
             raise InvalidInput(f"the environment variable {self.key_env!r} holds no usable key")
         return key
+
+
+def _has_port(url: str) -> bool:
+    """Whether the port of a URL, if there is one, is a number that a port can have."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 class _OpenAISession:

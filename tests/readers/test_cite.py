@@ -101,6 +101,12 @@ def test_support_cites_where_the_words_stand() -> None:
     ]
 
 
+def test_support_prefers_a_shared_word_to_shared_stop_words() -> None:
+    text = "It is. Long ago a man whom all knew as Gustave made a tower of iron for Paris."
+    (found,) = support("It is Gustave.", [passage(text)])
+    assert found.text.startswith("Long ago")
+
+
 def test_support_asks_for_more_than_stop_words() -> None:
     assert support("It is what it is.", GIVEN) == ()
     assert support("", GIVEN) == ()
