@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.batch import Citation
@@ -121,6 +121,7 @@ wordy = st.lists(
 marks = st.lists(st.integers(0, 5), min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(st.lists(anything | wordy, min_size=1, max_size=3), wordy, marks, wordy, st.data())
 def test_citations_are_the_best_sentences_of_stored_texts(
     texts: list[str], before: str, numbers: list[int], after: str, data: st.DataObject
@@ -141,6 +142,7 @@ def test_citations_are_the_best_sentences_of_stored_texts(
         assert source.start <= one.start <= one.end <= source.end
 
 
+@settings(deadline=None)
 @given(wordy, wordy)
 def test_one_sentence_cites_the_sentence_of_highest_f1(text: str, claim: str) -> None:
     claim = re.sub(r"[.?。\n]|\[4\]", " ", claim)
@@ -151,6 +153,7 @@ def test_one_sentence_cites_the_sentence_of_highest_f1(text: str, claim: str) ->
         assert (found.start, found.end) == spans[scores.index(max(scores))]
 
 
+@settings(deadline=None)
 @given(anything)
 def test_text_without_digits_in_brackets_is_never_changed(answer: str) -> None:
     text = answer.replace("[", "(")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -103,6 +103,7 @@ texts = st.lists(
 ).map(lambda parts: "".join(f"{part}. " for part in parts))
 
 
+@settings(deadline=None)
 @given(texts, st.lists(texts, min_size=1, max_size=4))
 def test_reading_equals_its_definition(question: str, stored: list[str]) -> None:
     passages = [Passage(n, f"p{n}", "", t, 0, len(t), t, float(-n)) for n, t in enumerate(stored)]

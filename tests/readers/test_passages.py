@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.ranking import Ranking
@@ -17,6 +17,7 @@ TEXTS = [f"Passage {n} begins. It goes on. It ends here, at {n}." for n in range
 WIKI = MemorySnapshot([{"id": f"p{n}", "title": f"T{n}", "text": t} for n, t in enumerate(TEXTS)])
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.none() | st.lists(st.tuples(st.integers(0, 7), st.integers(0, 3)), max_size=7),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.errors import InvalidInput
@@ -40,6 +40,7 @@ def test_a_passage_without_a_title_has_no_space_behind_its_number() -> None:
     assert [message["role"] for message in made.messages] == ["user"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=6),
     st.integers(3, 60),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.batch import Batch
@@ -40,6 +40,7 @@ def test_odd_ranks_ascend_and_even_ones_descend(n: int, order: list[int]) -> Non
     assert both_ends(ranking).docs.tolist() == order
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.lists(st.integers(0, 11), max_size=11, unique=True), max_size=6))
 def test_many_rows_at_once_equal_one_after_another(rows: list[list[int] | None]) -> None:
     entries = [None if row is None else [(doc, float(doc)) for doc in row] for row in rows]

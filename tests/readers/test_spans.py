@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.batch import Batch
@@ -51,6 +51,7 @@ def brute(found: list[Window], longest: int, null: bool) -> tuple[int, int, int,
     return *best, math.exp(scores[best]) / total
 
 
+@settings(deadline=None)
 @given(windows(), st.integers(1, 6), st.booleans())
 def test_the_best_span_equals_brute_force(found: list[Window], longest: int, null: bool) -> None:
     expected, made = brute(found, longest, null), best_span(found, longest=longest, null=null)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag.readers import cite
@@ -45,6 +45,7 @@ def test_f1(prediction: str, gold: str, score: float) -> None:
     assert f1(prediction, gold) == pytest.approx(score)
 
 
+@settings(deadline=None)
 @given(tokens, tokens)
 def test_f1_equals_precision_and_recall(left: list[str], right: list[str]) -> None:
     prediction, gold = normalize(" ".join(left)).split(), normalize(" ".join(right)).split()

@@ -247,14 +247,14 @@ def test_a_reply_that_trickles_is_a_timeout(faulty: Start) -> None:
         handler.send_response(200)
         handler.send_header("Content-Length", "1000")
         handler.end_headers()
-        for _ in range(40):
+        for _ in range(200):
             handler.wfile.write(b" ")
             handler.wfile.flush()
             time.sleep(0.05)
 
     started = time.monotonic()
     assert "no answer within 0.3 s" in str(asked(faulty(script), timeout=0.3))
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 5
 
 
 def test_a_body_that_breaks_off_is_tried_again(faulty: Start) -> None:
