@@ -33,7 +33,8 @@ def merged(
         n: the number of rows.
         k: the most passages of a row.
         how: ``rrf`` scores a passage with the sum over queries of 1 / (60 + rank), rank from 1;
-            ``max`` with its best score.
+            ``max`` with its best score. A row with one query keeps its scores in either case,
+            so that what it gets does not depend on the rows beside it.
 
     Returns:
         Offsets (n + 1,), docs and scores of the rows, best first, ties by ascending number.
@@ -43,7 +44,8 @@ def merged(
     values = scores.astype(np.float64)
     if how == "rrf":
         ranks = np.arange(1, len(docs) + 1) - np.repeat(offsets[:-1], counts)
-        values = 1.0 / (RRF_K + ranks)
+        alone = np.bincount(rows, minlength=n)[row_of] == 1
+        values = np.where(alone, values, 1.0 / (RRF_K + ranks))
     pairs, place = np.unique(np.stack((row_of, docs)), axis=1, return_inverse=True)
     best = np.zeros(pairs.shape[1]) if how == "rrf" else np.full(pairs.shape[1], -np.inf)
     # Added from the smallest up, so that the same ranks in other queries give the same sum.
