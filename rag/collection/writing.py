@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -19,7 +20,7 @@ from rag.collection import build, manifest
 from rag.collection.build import Built, Settings
 from rag.collection.manifest import DeletedEntry, IndexEntry, Manifest
 from rag.collection.snapshot import Snapshot, read_deleted
-from rag.errors import Conflict, InvalidInput
+from rag.errors import Conflict, InvalidInput, RagError
 from rag.jobs import Executor, Progress
 
 Change = Callable[[Manifest], Manifest]
@@ -85,7 +86,25 @@ def writing(collection: Path) -> Iterator[None]:
         # A killed job leaves what it was writing; what it had finished stays for the next run.
         for stale in (collection / build.WORK).glob("tmp-*"):
             shutil.rmtree(stale, ignore_errors=True)
+        with _told(collection):
+            yield
+
+
+@contextmanager
+def _told(collection: Path) -> Iterator[None]:
+    """Say of a disk that takes no more where that was and what to do."""
+    try:
         yield
+    except RagError:
+        raise
+    except OSError as error:
+        # numpy says how much of an array was written, and no error number.
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if error.errno is not None and error.errno not in full:
+            raise
+        what = os.strerror(error.errno) if error.errno else f"not all could be written ({error})"
+        advice = "the collection is as it was; make room and run the command again"
+        raise OSError(error.errno, f"{what}; {advice}", str(collection)) from error
 
 
 def commit_after(collection: Path, base: Manifest | None, change: Change) -> Manifest:
