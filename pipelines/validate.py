@@ -169,6 +169,8 @@ def _located(model: type[BaseModel], spot: Spot, error: dict[str, Any]) -> _Foun
         message = f"unknown key{closest(str(loc[-1]), known)}"
         message += f" (allowed: {', '.join(known)})" if known else ""
         return _Found(here, here.place, here.path, "", message)
+    if kind == "unknown_setting":  # the same of a backend, which says what is allowed itself
+        return _Found(here, here.place, here.path, "", str(error["msg"]))
     if kind == "missing":
         if loc[-1] in dict(_items(here.node)):
             return None  # it is there, and broken

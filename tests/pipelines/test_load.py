@@ -322,9 +322,28 @@ def test_loading_opens_no_model_and_no_index() -> None:
     program = (
         "import sys; from rag.pipelines import problems, shipped\n"
         "assert [problems(name) for name in shipped()] == [[], [], []]\n"
-        "print(*{'torch', 'transformers', 'xllamacpp', 'numba', 'pyarrow'} & set(sys.modules))"
+        "heavy = {'torch', 'transformers', 'xllamacpp', 'numba', 'rag.collection'}\n"
+        "print(*heavy & set(sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == []
+
+
+def test_the_errors_of_a_backend_have_their_places(tmp_path: Path) -> None:
+    stages = """\
+  - bm25: {top_k: 0}
+  - generate: {backend: {llama_cpp: {modl: smollm2, context: a}}}
+  - generate: {backend: {lama_cpp: {}}}
+  - generate"""
+    found = said(tmp_path, stages)
+    starts = [
+        "3:19: stages[0].bm25.top_k: found 0, expected a number above 0",
+        "4:26: stages[1].generate.backend.llama_cpp.model: the key is missing",
+        "4:38: stages[1].generate.backend.llama_cpp.modl: unknown key; did you mean 'model'?",
+        "4:62: stages[1].generate.backend.llama_cpp.context: found the text 'a', expected a whole",
+        "5:25: stages[2].generate.backend: unknown backend 'lama_cpp'; did you mean 'llama_cpp'?",
+        "6:5: stages[3].generate.backend: the key is missing",
+    ]
+    assert [line[: len(start)] for line, start in zip(found, starts, strict=True)] == starts
