@@ -284,3 +284,21 @@ def test_variables_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "3:4: c: '${open'",
         "4:4: d: '${}'",
     ]
+
+
+TOKENS = (
+    "*a,&a ,!!str ,!!int ,<<: ,[,],{,},- ,: ,\n,  ,${X},$${,? ,null,yes,a,1e9,---\n,#,%,@,\\ud800"
+)
+pieces = st.lists(st.sampled_from([*TOKENS.split(","), *"|\t\0\"',"]), max_size=25)
+
+
+@quick
+@given(pieces)
+def test_whatever_a_file_holds_it_is_read_or_refused(tokens: list[str]) -> None:
+    report = Report("f")
+    try:
+        root = parse("".join(tokens).encode(), report)
+    except InvalidFile as error:
+        assert error.problems
+    else:
+        json.dumps(root.plain())
