@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from rag.collection import build, folders, manifest
@@ -14,7 +15,7 @@ from rag.collection.existing import Existing, OnExisting
 from rag.collection.manifest import IndexEntry, Manifest, SegmentEntry
 from rag.collection.partitions import PARTITION_ROWS, partition_key, partitions, runs
 from rag.collection.segments import PASSAGES
-from rag.collection.snapshot import Snapshot
+from rag.collection.snapshot import Snapshot, read_deleted
 from rag.collection.writing import (
     Done,
     Job,
@@ -51,9 +52,10 @@ def mirror(collection: Path, reader: Reader, wanted: Manifest, job: Job) -> Done
         return Done(old, unchanged=there == old)
     committed = commit_after(collection, old, lambda _: new)
     finish(collection)
-    same = sum(piece.rows for piece in plan if piece.key in kept)
-    before = old.rows if old is not None else 0
-    return Done(committed, added=committed.rows - same, deleted=before - same)
+    if old is None:
+        return Done(committed, added=committed.rows)
+    same = _shown(collection, old, {piece.key for piece in plan})
+    return Done(committed, added=committed.rows - same, deleted=old.live - same)
 
 
 def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> Done:
@@ -118,6 +120,20 @@ def _intact(collection: Path, old: Manifest) -> Manifest:
 
 def _covers(old: Manifest) -> list[tuple[str, int]]:
     return [part for entry in old.segments for part in entry.covers]
+
+
+def _shown(collection: Path, old: Manifest, keys: set[str]) -> int:
+    """How many passages of the partitions with these keys ``old`` shows."""
+    shown = 0
+    for entry in old.segments:
+        hidden = np.empty(0, np.uint32)
+        if entry.folder in old.deleted:
+            hidden = read_deleted(collection, old.deleted[entry.folder])
+        ends = np.cumsum([0, *(rows for _, rows in entry.covers)])
+        gone = np.diff(np.searchsorted(hidden, ends))
+        live = [rows - less for (_, rows), less in zip(entry.covers, gone.tolist(), strict=True)]
+        shown += sum(n for n, (key, _) in zip(live, entry.covers, strict=True) if key in keys)
+    return shown
 
 
 def _pieces(collection: Path, old: Manifest | None) -> dict[str, Piece]:

@@ -86,6 +86,9 @@ def writing(collection: Path) -> Iterator[None]:
         # A killed job leaves what it was writing; what it had finished stays for the next run.
         for stale in (collection / build.WORK).glob("tmp-*"):
             shutil.rmtree(stale, ignore_errors=True)
+        for part in ("manifest", "deleted"):
+            for unborn in (collection / part).glob(".tmp-*"):
+                unborn.unlink(missing_ok=True)
         with _told(collection):
             yield
 

@@ -104,6 +104,8 @@ class Jobs(RuleBasedStateMachine):
             segment_rows=size,
         )
         before, self.passages = self.passages, self.cut(rows)
+        assert done.added - done.deleted == len(self.passages) - len(before)
+        assert done.added <= len(self.passages)
         assert not done.unchanged or before == self.passages
 
     @rule(size=sizes)

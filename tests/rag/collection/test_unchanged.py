@@ -99,6 +99,7 @@ def test_what_was_deleted_is_back_after_a_run(source: Path, tmp_path: Path) -> N
     collection.delete(["p3", "p4"])
     _, done = Collection.build(source, path, segment_rows=6)
     assert not done.unchanged
+    assert (done.added, done.deleted) == (2, 0)
     assert [row["id"] for row in collection.passages()] == [row["id"] for row in ROWS]
 
 

@@ -76,8 +76,12 @@ def test_a_writer_leaves_alone_what_finished_pieces_there_are(tmp_path: Path) ->
     work = tmp_path / "c" / ".work"
     (work / "tmp-1").mkdir(parents=True)
     (work / "passages").mkdir()
+    for part in ("manifest", "deleted"):
+        (tmp_path / "c" / part).mkdir()
+        (tmp_path / "c" / part / ".tmp-1-000001.json").touch()
     with writing.writing(tmp_path / "c"):
         assert {folder.name for folder in work.iterdir()} == {"passages"}
+        assert not list((tmp_path / "c").glob("*/.tmp-*"))
 
 
 @pytest.mark.parametrize("names", [["notes.txt"], ["log", "src"], ["segments", "data.csv"]])
