@@ -275,7 +275,11 @@ class Collection:
                 yield {**row, "meta": json.loads(row["meta"])}
 
     def verify(self, progress: Progress = silent) -> list[Damaged]:
-        """Read every byte and say what is damaged; the message begins with the file's path."""
+        """Read every byte and say what is damaged; the message begins with the file's path.
+
+        The next ``build`` from the source then builds again what is damaged under ``segments/``
+        and ``indexes/``.
+        """
         found: list[Damaged] = []
         if not manifest.numbers(self.path):
             manifest.read(self.path)
@@ -292,6 +296,8 @@ class Collection:
                 continue
             found += _missing(self.path, state, there)
         progress("verify", len(parts), len(parts))
+        if found:
+            log.forget_listing(self.path, manifest.numbers(self.path)[-1])
         # Several manifests may name one file.
         return list({str(error): error for error in found}.values())
 

@@ -97,10 +97,13 @@ def add_indexes(collection: Path, wanted: Mapping[str, IndexEntry], job: Job) ->
 
 
 def _intact(collection: Path, old: Manifest) -> Manifest:
-    """``old`` without what is missing or cut short on the disk, which is so built again."""
+    """``old`` without what is missing or damaged on the disk, which is so built again.
+
+    It reads every byte, which costs little beside reading the source.
+    """
 
     def there(folder: str) -> bool:
-        return folders.whole(collection / folder)
+        return not any(folders.damage(collection / folder))
 
     places = [n for n, entry in enumerate(old.segments) if there(f"segments/{entry.folder}")]
     indexes = {

@@ -29,11 +29,22 @@ def record(collection: Path, number: int, **entry: Any) -> None:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("numpy", "pyarrow", "numba", "PyStemmer")},
     }
+    _write(collection, number, entry)
+
+
+def _write(collection: Path, number: int, entry: dict[str, Any]) -> None:
     try:
         path = collection / "log" / f"{number:06d}.json"
         path.write_text(json.dumps(entry, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     except OSError:
         return
+
+
+def forget_listing(collection: Path, number: int) -> None:
+    """Have the next job look at the collection, even if its source has not changed."""
+    known = entry(collection, number)
+    if known.pop("listing", None) is not None:
+        _write(collection, number, known)
 
 
 def entry(collection: Path, number: int) -> dict[str, Any]:

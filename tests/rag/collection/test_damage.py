@@ -187,6 +187,26 @@ def test_what_is_missing_or_cut_short_is_built_again(
     assert Collection.build(source, path, segment_rows=4)[1].unchanged
 
 
+def test_what_verify_found_the_next_run_builds_again(
+    tmp_path: Path, trees: Trees, write_rows: Callable[..., Path]
+) -> None:
+    source = write_rows(tmp_path / "rows.jsonl", ROWS)
+    path = tmp_path / "c"
+    collection, _ = Collection.build(source, path, segment_rows=4)
+    whole = trees(path)
+    for file in (next(path.glob("segments/*/ids.arrow")), next(path.glob("indexes/*/*/rows.npy"))):
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)
+    assert len(collection.verify()) == 2
+    _, done = Collection.build(source, path, segment_rows=4)
+    assert not done.unchanged
+    assert trees(path) == whole
+    assert collection.verify() == []
+    assert Collection.build(source, path, segment_rows=4)[1].unchanged
+    assert manifest.numbers(path) == [1]
+
+
 def test_an_index_is_built_again_without_the_source(tmp_path: Path, trees: Trees) -> None:
     from rag.indexers import Lexical
 
