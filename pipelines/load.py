@@ -12,8 +12,9 @@ A pipeline file::
       - bm25: {top_k: 100}   # a name with settings
       - reorder              # a name alone has the default settings
 
-``${NAME}`` in a value is the environment variable NAME; one that is the whole value reads as a
-number where it looks like one and a number is wanted.
+A setting of a stage that starts with ``./`` or ``../`` is a path from the file's folder too (a
+model, a collection). ``${NAME}`` in a value is the environment variable NAME; one that is the
+whole value reads as a number where it looks like one and a number is wanted.
 """
 
 from __future__ import annotations

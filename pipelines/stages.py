@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rag import registry
 from rag.errors import InvalidInput, MissingColumn
@@ -69,9 +69,10 @@ def read_stages(items: Node, report: Report, folder: Path) -> list[Stage]:
         if cls is None:
             columns.unknown = True
             continue
-        stage, wrong = validated(cls, spot, Report(report.file) if guessed else report)
+        placed = replace(spot, node=_placed(spot.node, folder))
+        stage, wrong = validated(cls, placed, Report(report.file) if guessed else report)
         if stage is not None and not guessed:
-            stages.append(stage.model_copy(update=_placed(stage, folder)))
+            stages.append(stage)
             columns.after(stage, spot, quiet=False)
             continue
         columns.unknown |= "into" in wrong
@@ -85,8 +86,15 @@ def relative(path: str, folder: Path) -> str:
     return str(folder / path) if path.startswith(("./", "../")) or path in (".", "..") else path
 
 
-def _placed(stage: Stage, folder: Path) -> dict[str, Any]:
-    return {} if stage.collection is None else {"collection": relative(stage.collection, folder)}
+def _placed(node: Node, folder: Path) -> Node:
+    """The settings with every path that starts at the file's folder as from here."""
+    if isinstance(node.value, str):
+        return replace(node, value=relative(node.value, folder))
+    if isinstance(node.value, list):
+        return replace(node, value=[_placed(part, folder) for part in node.value])
+    if isinstance(node.value, dict):
+        return replace(node, value={k: _placed(part, folder) for k, part in node.value.items()})
+    return node
 
 
 def _name(spot: Spot) -> str:

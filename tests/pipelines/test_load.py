@@ -347,3 +347,15 @@ def test_the_errors_of_a_backend_have_their_places(tmp_path: Path) -> None:
         "6:5: stages[3].generate.backend: the key is missing",
     ]
     assert [line[: len(start)] for line, start in zip(found, starts, strict=True)] == starts
+
+
+def test_a_path_of_a_setting_starts_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    file = tmp_path / "conf" / "qa.yaml"
+    file.write_text(
+        "kind: pipeline\nstages:\n  - bm25: {collection: ../wiki}\n"
+        "  - generate: {backend: {llama_cpp: {model: ./my.gguf}}, stop: [../x]}\n"
+    )
+    bm25, generate = load_pipeline(file).stages
+    assert bm25.collection == str(tmp_path / "conf" / "../wiki")
+    assert generate.model_dump()["backend"]["llama_cpp"]["model"] == str(tmp_path / "conf/my.gguf")
