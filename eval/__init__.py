@@ -13,8 +13,9 @@ The public names are loaded when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.eval.datasets import Dataset as Dataset
@@ -24,25 +25,14 @@ if TYPE_CHECKING:
     from rag.eval.runs import read_run as read_run
     from rag.eval.runs import write_run as write_run
 
-_EXPORTS = {
-    "Dataset": "rag.eval.datasets",
-    "Report": "rag.eval.report",
-    "evaluate": "rag.eval.report",
-    "load": "rag.eval.datasets",
-    "read_run": "rag.eval.runs",
-    "write_run": "rag.eval.runs",
-}
-
-__all__ = sorted(_EXPORTS)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from the module that defines it."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'rag.eval' has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    """The public names."""
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "Dataset": "datasets",
+        "Report": "report",
+        "evaluate": "report",
+        "load": "datasets",
+        "read_run": "runs",
+        "write_run": "runs",
+    },
+)

@@ -6,22 +6,16 @@ that importing the package loads neither numpy nor numba.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.indexers.lexical import Lexical as Lexical
 
-_exports = {"Lexical": "lexical"}
-
-__all__ = ["Lexical"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _exports:
-        return getattr(import_module(f"{__name__}.{_exports[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_exports])
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "Lexical": "lexical",
+    },
+)

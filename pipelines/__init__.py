@@ -16,8 +16,9 @@ Names are loaded when first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.pipelines.index import IndexFile as IndexFile
@@ -27,25 +28,14 @@ if TYPE_CHECKING:
     from rag.pipelines.load import shipped as shipped
     from rag.pipelines.schema import json_schema as json_schema
 
-_EXPORTS = {
-    "IndexFile": "index",
-    "json_schema": "schema",
-    "load_index": "load",
-    "load_pipeline": "load",
-    "problems": "load",
-    "shipped": "load",
-}
-
-__all__ = ["IndexFile", "json_schema", "load_index", "load_pipeline", "problems", "shipped"]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from the module that defines it."""
-    if name in _EXPORTS:
-        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """The public names."""
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "IndexFile": "index",
+        "json_schema": "schema",
+        "load_index": "load",
+        "load_pipeline": "load",
+        "problems": "load",
+        "shipped": "load",
+    },
+)

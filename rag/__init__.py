@@ -5,8 +5,9 @@ The public names are loaded when they are first used, so that ``import rag`` cos
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.batch import Batch as Batch
@@ -22,32 +23,21 @@ if TYPE_CHECKING:
     from rag.stage import Run as Run
     from rag.stage import Stage as Stage
 
-_EXPORTS = {
-    "Answer": "rag.pipeline",
-    "Batch": "rag.batch",
-    "Citation": "rag.batch",
-    "Collection": "rag.collection",
-    "Columns": "rag.stage",
-    "Context": "rag.stage",
-    "Hit": "rag.batch",
-    "Pipeline": "rag.pipeline",
-    "RagError": "rag.errors",
-    "Ranking": "rag.batch",
-    "Run": "rag.stage",
-    "Stage": "rag.stage",
-}
-
-__all__ = sorted(_EXPORTS)  # noqa: PLE0605
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "Answer": "pipeline",
+        "Batch": "batch",
+        "Citation": "batch",
+        "Collection": "collection",
+        "Columns": "stage",
+        "Context": "stage",
+        "Hit": "batch",
+        "Pipeline": "pipeline",
+        "RagError": "errors",
+        "Ranking": "batch",
+        "Run": "stage",
+        "Stage": "stage",
+    },
+)
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from the module that defines it."""
-    if name not in _EXPORTS:
-        raise AttributeError(f"module 'rag' has no attribute {name!r}")
-    return getattr(import_module(_EXPORTS[name]), name)
-
-
-def __dir__() -> list[str]:
-    """The public names."""
-    return sorted([*globals(), *__all__])
