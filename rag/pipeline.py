@@ -14,6 +14,7 @@ from rag.errors import InvalidInput, RagError, StageFailed
 from rag.stage import Columns, Context, Run, Stage, Step, reason
 
 if TYPE_CHECKING:
+    from rag import ranking
     from rag.batch import Batch, Citation, Hit
     from rag.collection import Collection, Snapshot
 
@@ -49,7 +50,7 @@ class Pipeline:
     def __init__(
         self,
         stages: Sequence[Stage],
-        collection: Collection | Snapshot | Path | str | None = None,
+        collection: Collection | ranking.Snapshot | Path | str | None = None,
         *,
         on_error: OnError = "keep",
         name: str = "pipeline",
@@ -73,7 +74,10 @@ class Pipeline:
 
     @classmethod
     def load(
-        cls, source: str | Path, *, collection: Collection | Snapshot | Path | str | None = None
+        cls,
+        source: str | Path,
+        *,
+        collection: Collection | ranking.Snapshot | Path | str | None = None,
     ) -> Pipeline:
         """The pipeline of a YAML file, or a shipped one by its bare name (``bm25-extract``).
 
@@ -181,7 +185,9 @@ class Pipeline:
             return self._context, self._steps
 
 
-def _snapshot(collection: Collection | Snapshot | Path | str | None) -> Snapshot | None:
+def _snapshot(
+    collection: Collection | ranking.Snapshot | Path | str | None,
+) -> ranking.Snapshot | None:
     from rag.collection import Collection
 
     if isinstance(collection, str | Path):

@@ -36,7 +36,7 @@ import difflib
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,6 +44,7 @@ from rag.errors import InvalidInput, MissingColumn, RagError
 
 if TYPE_CHECKING:
     from rag.batch import Batch
+    from rag import ranking
     from rag.collection import Snapshot
 
 
@@ -173,7 +174,7 @@ class Context:
     the last context that holds it closes.
     """
 
-    def __init__(self, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, snapshot: ranking.Snapshot | None = None) -> None:
         """Serve ``snapshot`` to the stages that name no collection of their own."""
         self._snapshot = snapshot
         self._held: list[Hashable] = []
@@ -187,14 +188,17 @@ class Context:
         if collection is not None:
             from rag.collection import Collection
 
-            path = Collection.open(collection).path.resolve()
-            return self.get(("snapshot", path), lambda: Collection.open(collection).snapshot())  # type: ignore[no-any-return]
+            opened = Collection.open(collection)
+            newest = opened.snapshot()
+            key = ("snapshot", opened.path.resolve(), newest.identity)
+            return cast("Snapshot", self.get(key, lambda: newest))
         if self._snapshot is None:
             raise InvalidInput(
                 "the pipeline searches a collection and none is given; write 'collection: DIR' in "
                 "the file, pass -c DIR, or Pipeline.load(..., collection=DIR)"
             )
-        return self._snapshot
+        # One without indexes (rag.testing.MemorySnapshot) serves the stages that read passages.
+        return cast("Snapshot", self._snapshot)
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
         """The shared value of ``key``; ``load()`` makes it when nobody holds it yet."""
