@@ -43,8 +43,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rag.errors import InvalidInput, MissingColumn, RagError
 
 if TYPE_CHECKING:
-    from rag.batch import Batch
     from rag import ranking
+    from rag.batch import Batch
     from rag.collection import Snapshot
 
 
