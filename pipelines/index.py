@@ -13,14 +13,13 @@ The path of the source starts at the file's folder, unless it is absolute.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from rag import registry
-from rag.collection.kinds import IndexKind
+from rag.collection.kinds import INDEX_NAME, IndexKind
 from rag.errors import InvalidInput, NotFound
 from rag.passages import RESERVED, FieldType
 from rag.pipelines.report import Report, joined
@@ -28,8 +27,6 @@ from rag.pipelines.validate import Spot, closest, shown, validated
 from rag.pipelines.yaml_nodes import Node
 from rag.sources import Source, Split, detect
 from rag.stage import reason
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class IndexFile(BaseModel):
@@ -133,7 +130,7 @@ def _indexes(root: Spot, report: Report) -> dict[str, IndexKind]:
 
 
 def _index(spot: Spot, name: str, report: Report) -> IndexKind | None:
-    if not _NAME.fullmatch(name):
+    if not INDEX_NAME.fullmatch(name):
         what = f"{name!r} names a folder: letters, digits, dots, - and _, with no dot at its start"
         report.add(spot.place, spot.path, what)
     if spot.node.broken:

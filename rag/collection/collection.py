@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,26 +13,20 @@ import numpy as np
 
 from rag import registry
 from rag.collection import folders, index_job, log, manifest, writing
-from rag.collection.build import aside
 from rag.collection.compaction import compact
 from rag.collection.existing import OnExisting
-from rag.collection.kinds import IndexKind
+from rag.collection.given import Rows, as_source
+from rag.collection.kinds import INDEX_NAME, IndexKind
 from rag.collection.manifest import IndexEntry, Manifest
 from rag.collection.partitions import SEGMENT_ROWS
-from rag.collection.snapshot import Snapshot, read_deleted
+from rag.collection.snapshot import Snapshot
+from rag.collection.verify import verify
 from rag.collection.writing import Done, Job
-from rag.errors import BadRow, Damaged, InvalidInput, NotFound
+from rag.errors import Damaged, InvalidInput, NotFound
 from rag.jobs import Progress, executor, silent
 from rag.passages import ARROW_TYPES, RESERVED, FieldType
 from rag.ranking import Hit, Ranking
-from rag.sources import Reader, Source, Split, detect
-
-Rows = Iterable[Mapping[str, Any]]
-"""Documents given from Python: mappings with ``id``, ``text`` and perhaps ``title`` and fields."""
-
-
-ROWS = "rows"
-"""What messages call documents given from Python, in place of a file."""
+from rag.sources import Reader, Source, Split
 
 
 class Collection:
@@ -138,7 +132,7 @@ class Collection:
         collection = cls(Path(path))
         job = _job(workers, progress, segment_rows)
         began = time.monotonic()
-        with writing.writing(collection.path), _source(collection.path, source, {}) as resolved:
+        with writing.writing(collection.path), as_source(collection.path, source, {}) as resolved:
             known = manifest.numbers(collection.path)
             old = manifest.read(collection.path) if known else None
             wanted = _wanted(old, fields, split, indexes, pipeline, resolved.fields)
@@ -178,7 +172,7 @@ class Collection:
         began = time.monotonic()
         with writing.writing(self.path):
             current = manifest.read(self.path)
-            with _source(self.path, source, current.mapping) as resolved:
+            with as_source(self.path, source, current.mapping) as resolved:
                 resolved = resolved.model_copy(update={"on_bad": on_bad})
                 reader, bad_file = self._reader(resolved, current)
                 done = index_job.add(self.path, reader, on_existing, job)
@@ -280,26 +274,7 @@ class Collection:
         The next ``build`` from the source then builds again what is damaged under ``segments/``
         and ``indexes/``.
         """
-        found: list[Damaged] = []
-        if not manifest.numbers(self.path):
-            manifest.read(self.path)
-        parts = sorted(self.path.glob("segments/*")) + sorted(self.path.glob("indexes/*/*"))
-        for done, folder in enumerate(parts):
-            progress("verify", done, len(parts))
-            found += folders.damage(folder)
-        there = {str(folder.relative_to(self.path)) for folder in parts}
-        for number in manifest.numbers(self.path):
-            try:
-                state = manifest.read(self.path, number)
-            except (Damaged, InvalidInput) as error:
-                found.append(Damaged(str(error)))
-                continue
-            found += _missing(self.path, state, there)
-        progress("verify", len(parts), len(parts))
-        if found:
-            log.forget_listing(self.path, manifest.numbers(self.path)[-1])
-        # Several manifests may name one file.
-        return list({str(error): error for error in found}.values())
+        return verify(self.path, progress)
 
     def _reader(self, source: Source, wanted: Manifest) -> tuple[Reader, Path]:
         number = (manifest.numbers(self.path) or [0])[-1] + 1
@@ -323,53 +298,6 @@ class Collection:
         )
 
 
-class _source:
-    """A source as a ``Source``; rows from Python become a file of the work folder meanwhile."""
-
-    def __init__(
-        self, path: Path, source: str | Path | Source | Rows, mapping: Mapping[str, str]
-    ) -> None:
-        self._path, self._source, self._mapping = path, source, mapping
-        self._aside: Any = None
-
-    def __enter__(self) -> Source:
-        source = self._source
-        if isinstance(source, Source):
-            return source
-        if isinstance(source, str | Path):
-            found = detect(source)
-            return found.model_copy(update={"fields": dict(self._mapping)})
-        self._aside = aside(self._path)
-        file = self._aside.__enter__() / "rows.jsonl"
-        try:
-            with file.open("w", encoding="utf-8") as stream:
-                for number, row in enumerate(source, 1):
-                    stream.write(_line(number, row))
-        except BaseException:
-            self._aside.__exit__(None, None, None)
-            raise
-        return Source(type="jsonl", path=str(file))
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if self._aside is None:
-            return
-        self._aside.__exit__(None, None, None)
-        if isinstance(error, BadRow):
-            # The file is gone, and nobody wrote it but us: its lines are the rows, counted from 1.
-            raise BadRow(ROWS, error.line, error.field, error.found, error.fix) from None
-
-
-def _line(number: int, row: Mapping[str, Any]) -> str:
-    if not isinstance(row, Mapping):
-        fix = "give a list of mappings with 'id' and 'text'"
-        raise BadRow(ROWS, number, "row", f"found {type(row).__name__}", fix)
-    try:
-        return json.dumps(dict(row), ensure_ascii=True) + "\n"
-    except (TypeError, ValueError, RecursionError) as error:
-        fix = "give strings, numbers, booleans, None, and lists and mappings of them"
-        raise BadRow(ROWS, number, "row", str(error), fix) from None
-
-
 def _job(workers: int, progress: Progress, segment_rows: int) -> Job:
     if segment_rows < 1:
         raise InvalidInput(f"segment rows: found {segment_rows}, expected 1 or more")
@@ -378,8 +306,8 @@ def _job(workers: int, progress: Progress, segment_rows: int) -> Job:
 
 def _entries(indexes: Mapping[str, IndexKind]) -> dict[str, IndexEntry]:
     for name in indexes:
-        if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-            raise InvalidInput(f"index name {name!r}: use letters, digits, - and _")
+        if not INDEX_NAME.fullmatch(name):
+            raise InvalidInput(f"index name {name!r}: use letters, digits, -, _ and .")
     for name, kind in indexes.items():
         if not isinstance(kind, IndexKind):
             raise InvalidInput(f"index {name!r}: found {kind!r}, expected an index kind: Lexical()")
@@ -421,15 +349,3 @@ def _wanted(
 
 def _with_bad(done: Done, reader: Reader, bad_file: Path) -> Done:
     return replace(done, bad=reader.bad, bad_file=bad_file if reader.bad else None)
-
-
-def _missing(path: Path, state: Manifest, there: set[str]) -> Iterator[Damaged]:
-    """What a manifest names and the collection does not hold."""
-    for name in state.folders():
-        if name not in there:
-            yield Damaged(f"{path / name}: is missing; a manifest names it")
-    for entry in state.deleted.values():
-        try:
-            read_deleted(path, entry)
-        except Damaged as error:
-            yield error

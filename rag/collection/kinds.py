@@ -17,6 +17,7 @@ path or version of a library may stand in what ``build`` and ``merge`` write.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -24,6 +25,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+INDEX_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What an index may be called: its name is a folder's."""
 
 
 @runtime_checkable
