@@ -307,7 +307,7 @@ def _job(workers: int, progress: Progress, segment_rows: int) -> Job:
 def _entries(indexes: Mapping[str, IndexKind]) -> dict[str, IndexEntry]:
     for name in indexes:
         if not INDEX_NAME.fullmatch(name):
-            raise InvalidInput(f"index name {name!r}: use letters, digits, -, _ and .")
+            raise InvalidInput(f"index name {name!r}: use letters, digits, -, _ and dots")
     for name, kind in indexes.items():
         if not isinstance(kind, IndexKind):
             raise InvalidInput(f"index {name!r}: found {kind!r}, expected an index kind: Lexical()")
