@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +46,8 @@ def mirror(collection: Path, reader: Reader, wanted: Manifest, job: Job) -> Done
         tasks = [_task_of(collection, there, entry, wanted) for entry in there.segments]
     else:
         tasks = _tasks(collection, plan, wanted, there, job)
-    new = manifest_of(wanted, _build(tasks, there, job))
+    fresh = {piece.key for piece in plan if piece.key not in kept}
+    new = manifest_of(wanted, _build(tasks, there, job, fresh))
     if old is not None and old.model_copy(update={"number": 0}) == new:
         finish(collection)
         return Done(old, unchanged=there == old)
@@ -64,7 +65,8 @@ def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> 
     chosen = Existing(base, on_existing)
     plan = _read(collection, reader, chosen.filter(reader), {}, base.manifest, job)
     tasks = _tasks(collection, plan, base.manifest, None, job)
-    built = _build([_apart(task, base.manifest) for task in tasks], None, job)
+    fresh = {piece.key for piece in plan}
+    built = _build([_apart(task, base.manifest) for task in tasks], None, job, fresh)
     added, gone = sum(piece.rows for piece in plan), chosen.replaced()
     if not added and not len(gone):
         finish(collection)
@@ -212,8 +214,13 @@ def _task_of(collection: Path, old: Manifest, entry: SegmentEntry, wanted: Manif
     return SegmentTask(collection, tuple(pieces), wanted.fields, settings_of(wanted), entry.folder)
 
 
-def _build(tasks: Sequence[SegmentTask], old: Manifest | None, job: Job) -> list[Built]:
-    """Build the segments and indexes that ``old`` does not have; receipts in order."""
+def _build(
+    tasks: Sequence[SegmentTask], old: Manifest | None, job: Job, fresh: Collection[str] = ()
+) -> list[Built]:
+    """Build the segments and indexes that ``old`` does not have; receipts in order.
+
+    ``fresh`` are the keys of the pieces whose indexes this job has just built.
+    """
     entries = {entry.folder: entry for entry in (old.segments if old is not None else ())}
     receipts: dict[str, Built] = {}
     todo: list[SegmentTask] = []
@@ -228,9 +235,12 @@ def _build(tasks: Sequence[SegmentTask], old: Manifest | None, job: Job) -> list
         piece.key: PieceTask(task.collection, piece, task.indexes)
         for task in todo
         for piece in task.pieces
+        if piece.key not in fresh
     }
+    job.progress("index", 0, len(pieces))
     for done, _ in enumerate(job.executor.map(build.build_piece, pieces.values()), 1):
         job.progress("index", done, len(pieces))
+    job.progress("merge", 0, len(todo))
     for done, (task, built) in enumerate(job.executor.map(build.build_segment, todo), 1):
         before = receipts.get(task.key)
         if before is not None:
