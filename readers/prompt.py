@@ -17,23 +17,20 @@ INSTRUCTION = (
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: its messages, the passages in it, and how many did not fit."""
+    """One prompt: its text, the passages in it, and how many did not fit."""
 
-    instruction: str
-    body: str
+    text: str
     given: tuple[Passage, ...]
     left_out: int
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """The prompt as a conversation."""
-        system = [{"role": "system", "content": self.instruction}] if self.instruction else []
-        return [*system, {"role": "user", "content": self.body}]
+        """The prompt as a conversation of one message.
 
-    @property
-    def text(self) -> str:
-        """The prompt as a person reads it."""
-        return f"{self.instruction}\n\n{self.body}" if self.instruction else self.body
+        Not every chat template has a place for a system message, and a small model keeps closer
+        to an instruction that stands with the question.
+        """
+        return [{"role": "user", "content": self.text}]
 
 
 def prompt(
@@ -53,7 +50,7 @@ def prompt(
     Raises:
         InvalidInput: not even the best passage fits.
     """
-    tail = f"Question: {question}\nAnswer:"
+    tail = f"Question: {question}"
     fixed = count(instruction) + count(tail)
     sizes = [count(_block(number, passage)) for number, passage in enumerate(passages, 1)]
     kept = list(range(len(passages)))
@@ -68,7 +65,8 @@ def prompt(
         )
     given = tuple(passages[at] for at in kept)
     blocks = [_block(number, passage) for number, passage in enumerate(given, 1)]
-    return Prompt(instruction, "\n\n".join([*blocks, tail]), given, len(passages) - len(given))
+    head = [instruction] if instruction else []
+    return Prompt("\n\n".join([*head, *blocks, tail]), given, len(passages) - len(given))
 
 
 def _block(number: int, passage: Passage) -> str:

@@ -90,7 +90,7 @@ def test_markers_become_citations() -> None:
     assert after["prompt"][1].startswith(stage.instruction)
     assert after["prompt"][1].endswith(
         "[1] Bridge\nA bridge crosses the river. A queen came.\n\n[2] Paris\nParis is a city.\n\n"
-        "Question: Q1?\nAnswer:"
+        "Question: Q1?"
     )
 
 

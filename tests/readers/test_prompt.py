@@ -24,32 +24,27 @@ def test_passages_are_numbered_in_reading_order() -> None:
     made = prompt(
         "Who?", [passage(1, 2, 3), passage(4, 1, 9)], instruction="Say.", budget=99, count=words
     )
-    assert made.body == "[1] T1\nw1 w1\n\n[2] T4\nw4\n\nQuestion: Who?\nAnswer:"
-    assert made.text == f"Say.\n\n{made.body}"
-    assert made.messages == [
-        {"role": "system", "content": "Say."},
-        {"role": "user", "content": made.body},
-    ]
+    assert made.text == "Say.\n\n[1] T1\nw1 w1\n\n[2] T4\nw4\n\nQuestion: Who?"
+    assert made.messages == [{"role": "user", "content": made.text}]
     assert made.left_out == 0
 
 
 def test_a_passage_without_a_title_has_no_space_behind_its_number() -> None:
     untitled = Passage(1, "p1", "", "text", 0, 4, "text", 1.0)
     made = prompt("Q", [untitled], instruction="", budget=99, count=words)
-    assert made.body.startswith("[1]\ntext\n\n")
-    assert [message["role"] for message in made.messages] == ["user"]
+    assert made.text == "[1]\ntext\n\nQuestion: Q"
 
 
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=6),
-    st.integers(3, 60),
+    st.integers(2, 60),
 )
 def test_the_lowest_scores_are_left_out_whole(sizes: list[tuple[int, int]], budget: int) -> None:
     passages = [passage(rank, *size) for rank, size in enumerate(sizes, 1)]
     order = sorted(range(len(sizes)), key=lambda at: (-sizes[at][1], at))
     fits = max(
-        n for n in range(len(sizes) + 1) if 3 + sum(2 + sizes[at][0] for at in order[:n]) <= budget
+        n for n in range(len(sizes) + 1) if 2 + sum(2 + sizes[at][0] for at in order[:n]) <= budget
     )
     if not fits:
         with pytest.raises(InvalidInput, match="the best passage"):
@@ -66,6 +61,6 @@ def test_the_error_says_what_to_raise() -> None:
     with pytest.raises(InvalidInput) as caught:
         prompt("Q", [passage(1, 50, 1)], instruction="Do it.", budget=20, count=words)
     assert str(caught.value) == (
-        "the prompt has a budget of 20 tokens, but instruction and question take 5 and the best "
+        "the prompt has a budget of 20 tokens, but instruction and question take 4 and the best "
         "passage ('p1') 52; raise 'budget', or split the passages shorter"
     )
