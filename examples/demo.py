@@ -63,7 +63,9 @@ def heading(text: str, command: str) -> None:
 def show_yaml(name: str) -> None:
     """Print a pipeline that comes with the package."""
     text = Path(rag.pipelines.__file__).with_name(f"{name}.yaml").read_text("utf-8")
-    console.print(Padding(Syntax(text.strip(), "yaml", background_color="default"), (0, 2)))
+    console.print(
+        Padding(Syntax(text.strip(), "yaml", background_color="default", word_wrap=True), (0, 2))
+    )
 
 
 def first_of_every_tenth_article(wiki: Collection) -> list[dict[str, Any]]:
