@@ -224,6 +224,8 @@ def _report(path: Path, done: Done, as_json: bool) -> None:
     print(f"{path}: {', '.join(parts)}; manifest {state.number}")
     if done.unchanged:
         print("  nothing to do: it was so already")
+    if not state.segments:
+        print("  it holds no documents: was that the right source?")
     for count, what in ((done.added, "in"), (done.deleted, "out")):
         if count:
             print(f"  {plural(count, 'passage')} {what}")
