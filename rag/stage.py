@@ -36,11 +36,12 @@ import difflib
 import threading
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from rag.errors import InvalidInput, MissingColumn, RagError
+from rag.named import Named
 
 if TYPE_CHECKING:
     from rag import ranking
@@ -55,14 +56,13 @@ class Step(Protocol):
         """Do the work of the stage on a batch."""
 
 
-class Stage(BaseModel):
+class Stage(Named):
     """The settings of one stage of a pipeline; see the module's docstring for the contract.
 
     ``class MyStage(Stage, name="my_stage")`` registers the class under the name that YAML uses.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-    kind: ClassVar[str] = ""
+    group = "stages"
 
     name: str | None = Field(None, description="What errors and tables call the stage.")
     of: str | list[str] | None = Field(None, description="The column or columns read.")
@@ -70,20 +70,6 @@ class Stage(BaseModel):
     collection: str | None = Field(
         None, description="A collection of its own; default: the pipeline's."
     )
-
-    def __init_subclass__(cls, *, name: str = "", **keywords: Any) -> None:
-        """Take the ``name`` that YAML uses; without one the class is a base for others."""
-        super().__init_subclass__(**keywords)
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, *, name: str = "", **keywords: Any) -> None:
-        """Register the class once pydantic has built it."""
-        from rag import registry
-
-        super().__pydantic_init_subclass__(**keywords)
-        cls.kind = name
-        if name:
-            registry.define("stages", name, cls)
 
     @property
     def label(self) -> str:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from rag.backend import Reply, Session
+from rag.backend_setting import BackendSetting
 from rag.errors import RagError
-from rag.readers.backends import Reply, Session
-from rag.readers.backends.setting import BackendSetting
 from rag.readers.prompt import INSTRUCTION
 from rag.stage import Columns, Context, Run, Stage, Step
 

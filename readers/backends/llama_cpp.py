@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from rag.backend import Backend, Conversation, Reply, Session
 from rag.errors import BackendFailed, InvalidInput, MissingExtra, NotFound
-from rag.readers.backends import Backend, Conversation, Reply, Session
 from rag.readers.backends.replies import reply
 from rag.stage import Context
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from rag.backend import Backend, Conversation, Reply, Session
 from rag.errors import BackendFailed, InvalidInput
-from rag.readers.backends import Backend, Conversation, Reply, Session
 from rag.readers.backends.http_json import Client, Refused
 from rag.readers.backends.replies import reply
 from rag.stage import Context

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rag.backend import Reply
 from rag.errors import BackendFailed
-from rag.readers.backends import Reply
 
 
 def reply(body: Any) -> Reply:

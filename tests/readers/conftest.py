@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from rag.readers.backends import Session
+from rag.backend import Session
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.stage import Context
 

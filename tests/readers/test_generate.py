@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from pydantic import Field, ValidationError
 
+from rag.backend import Backend, Conversation, Reply, Session
 from rag.batch import Batch
 from rag.errors import BackendFailed
 from rag.pipeline import Pipeline
 from rag.ranking import Ranking
 from rag.readers import Generate, Reorder
-from rag.readers.backends import Backend, Conversation, Reply, Session
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.stage import Columns, Context, Run, Stage, Step
 from rag.testing import MemorySnapshot, check_stage

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from rag.backend import Conversation, Reply, Session
 from rag.errors import BackendFailed, InvalidInput, MissingExtra, NotFound
-from rag.readers.backends import Conversation, Reply, Session
 from rag.readers.backends import llama_cpp as module
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.stage import Context

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from rag.backend import Conversation, Reply, Session
 from rag.batch import Batch
 from rag.errors import BackendFailed, InvalidInput
 from rag.ranking import Ranking
 from rag.readers import Generate
-from rag.readers.backends import Conversation, Reply, Session, http_json
+from rag.readers.backends import http_json
 from rag.readers.backends.llama_cpp import LlamaCpp, _path
 from rag.readers.backends.openai import OpenAI
 from rag.stage import Context

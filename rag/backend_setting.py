@@ -11,8 +11,8 @@ from pydantic import GetJsonSchemaHandler, PlainSerializer, PlainValidator, Vali
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 from rag import registry
+from rag.backend import Backend
 from rag.errors import InvalidInput
-from rag.readers.backends import Backend
 
 _FORM = "a backend is a name, or one name with its settings: {llama_cpp: {model: smollm2}}"
 
