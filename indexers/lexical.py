@@ -16,19 +16,25 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
 
 from rag.errors import Damaged, InvalidInput, NotFound
 from rag.indexers import postings
-from rag.indexers.tokenizer import Tokenizer, frozen, packed, stemmers, unicode_version
+from rag.indexers.lexical_index import LexicalIndex
+from rag.indexers.tokenizer import Tokenizer, stemmers, unicode_version
 
 SAMPLES = (
     "The quick brown foxes were jumping over 12 lazy dogs' beds, weren't they?",
@@ -39,7 +45,12 @@ SAMPLES = (
 
 
 class Lexical(BaseModel, frozen=True, extra="forbid"):
-    """Settings of a BM25 index; ``title`` and ``text`` of a passage are indexed as one text."""
+    """Settings of a BM25 index; ``title`` and ``text`` of a passage are indexed as one text.
+
+    A title that counts n times is indexed as if it stood n times before the text, as a repeated
+    field is in Lucene: its words' frequencies and the passage's length grow alike. The weight is
+    part of the index, because one frequency is kept of each word, not one of each field.
+    """
 
     kind: ClassVar[str] = "lexical"
     format: ClassVar[int] = 1
@@ -48,6 +59,19 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
     """A Snowball stemmer by name ("porter", "english", "german", …), or "none"."""
     stopwords: Literal["english", "none"] = "english"
     """Words that are left out: 33 English ones, or none."""
+    title_weight: int = Field(1, ge=0, le=100)
+    """How often a word of the title counts; 0 leaves titles out."""
+
+    @model_serializer(mode="wrap")
+    def _settings(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The settings as they are stored, without the weight where it changes nothing.
+
+        An index built before there were weights so keeps its key and its bytes.
+        """
+        settings: dict[str, Any] = plain(self)
+        if self.title_weight == 1:
+            del settings["title_weight"]
+        return settings
 
     @field_validator("stemmer")
     @classmethod
@@ -58,10 +82,11 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
 
     def build(self, passages: pa.Table, out: Path) -> None:
         """Write the index of ``passages`` into the empty folder ``out``."""
-        columns = [
+        title, text = (
             pc.fill_null(passages[name].combine_chunks().cast(pa.large_string()), "")
             for name in ("title", "text")
-        ]
+        )
+        columns = [title] * self.title_weight + [text]
         # A title is a text of its own to the tokenizer, as long as a space stands after it.
         texts = pc.binary_join_element_wise(*columns, pa.scalar(" ", pa.large_string()))
         self._write(postings.of_terms(_tokenizer(self).terms(texts)), out)
@@ -79,7 +104,7 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
         """A searcher over the ``folders``, in this order, as one index."""
         parts = [self._read(folder) for folder in folders]
         tokens = sum(int(_read_head(folder)["tokens"]) for folder in folders)
-        return LexicalIndex(_tokenizer(self), parts, tokens)
+        return LexicalIndex(_tokenizer(self), parts, tokens, titles=self.title_weight > 0)
 
     def _head(self) -> dict[str, Any]:
         """What ``index.json`` says about every index with these settings."""
@@ -151,141 +176,3 @@ def _differs(folder: Path, key: str, found: object, expected: object) -> str:
             "install the version that built it, or run `rag index` again"
         )
     return f"{folder}: {key} is {found!r}, expected {expected!r}; run `rag index` again"
-
-
-class _Plan(NamedTuple):
-    """What to look for: the terms of q queries."""
-
-    bounds: NDArray[np.int64]
-    """(q + 1,) where each query's terms lie."""
-    terms: NDArray[np.int64]
-    """(m,) numbers into ``names``, by falling weight in each query."""
-    weights: NDArray[np.float32]
-    """(m,)"""
-    found: list[NDArray[np.int64]]
-    """For each folder (t,), the numbers of the distinct terms in it, -1 where it lacks one."""
-
-
-class LexicalIndex:
-    """Searches the segments of one lexical index; may be shared by threads."""
-
-    def __init__(
-        self, tokenizer: Tokenizer, parts: Sequence[postings.Postings], tokens: int
-    ) -> None:
-        """Take the mapped arrays of the segments, in order, and their tokens in all."""
-        self._tokenizer = tokenizer
-        self._parts = list(parts)
-        self._firsts = np.cumsum([0, *(len(part.lengths) for part in parts)])
-        self.rows = int(self._firsts[-1])
-        self._mean = max(tokens / max(self.rows, 1), 1e-9)  # |d| on average
-        self._spare: list[tuple[NDArray[np.float32], NDArray[np.uint16]]] = []
-
-    def tokens(self, text: str) -> list[str]:
-        """The terms of ``text``, in reading order."""
-        return self._tokenizer.tokens([text])[0]
-
-    def search(
-        self,
-        queries: Sequence[str],
-        k: int,
-        *,
-        k1: float = 0.9,
-        b: float = 0.4,
-        keep: NDArray[np.bool_] | None = None,
-        threads: int = 1,
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """The best ``k`` rows of each query that hold one of its terms.
-
-        Args:
-            queries: q texts.
-            k: how many rows to find at most.
-            k1: how slowly a term's repetitions saturate, 0 or more.
-            b: how far long rows are held back, 0 to 1.
-            keep: (rows,) which rows may be found; None for all.
-            threads: over how many threads to spread the queries; the result is the same.
-
-        Returns:
-            (q + 1,) int64 where each query's hits lie; (m,) int64 their rows; (m,) float32 their
-            scores, best first and equal ones by ascending row.
-        """
-        _check(k, k1, b, keep, self.rows)
-        k = min(k, max(self.rows, 1))
-        plan = self._plan(queries)
-        kept = np.zeros(0, np.bool_) if keep is None else np.ascontiguousarray(keep)
-        factors = np.float32(k1 * (1 - b)), np.float32(k1 * b / self._mean)
-        step = max(1, min(-(-len(queries) // max(threads, 1)), 4_000_000 // k))
-        spans = [(i, min(i + step, len(queries))) for i in range(0, len(queries), step)]
-
-        def run(span: tuple[int, int]) -> tuple[NDArray[Any], ...]:
-            return self._run(plan, span, k, factors, frozen(kept.view()))
-
-        if threads > 1 and len(spans) > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                found = list(pool.map(run, spans))
-        else:
-            found = [run(span) for span in spans]
-        if len(found) == 1:
-            sizes, rows, scores = found[0]
-        else:
-            found.append((np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)))
-            sizes, rows, scores = map(np.concatenate, zip(*found, strict=True))
-        offsets = np.zeros(len(queries) + 1, np.int64)
-        np.cumsum(sizes, out=offsets[1:])
-        return offsets, rows, scores
-
-    def _plan(self, queries: Sequence[str]) -> _Plan:
-        """Tokenize the queries, sum the statistics of their terms, weigh and order them."""
-        from rag.indexers import _kernels_search
-
-        ends, ids, names = self._tokenizer.terms(queries)
-        offsets, text = packed([name.encode() for name in names])
-        holding = np.zeros(len(names), np.int64)
-        found = []
-        for part in self._parts:
-            found.append(np.empty(len(names), np.int64))
-            _kernels_search.lookup(part, text, offsets, found[-1], holding)
-        return _Plan(*_kernels_search.plan(ends, ids, self.rows, holding), found)
-
-    def _run(
-        self,
-        plan: _Plan,
-        span: tuple[int, int],
-        k: int,
-        factors: tuple[np.float32, np.float32],
-        keep: NDArray[np.bool_],
-    ) -> tuple[NDArray[Any], ...]:
-        """Hits per query (q,), rows (m,) and scores (m,) of the queries from ``span``."""
-        from rag.indexers import _kernels_search
-
-        bounds = plan.bounds[span[0] : span[1] + 1]
-        terms, weights = (x[bounds[0] : bounds[-1]] for x in (plan.terms, plan.weights))
-        size = span[1] - span[0]
-        scores, rows = np.empty((size, k), np.float32), np.empty((size, k), np.int64)
-        sizes = np.zeros(size, np.int64)
-        # Zeroing the sums of a window is dear for one query, and a kernel leaves them zero.
-        try:
-            room = self._spare.pop()
-        except IndexError:
-            sums = np.zeros(postings.WINDOW, np.float32)
-            room = sums, np.empty(postings.WINDOW + 1, np.uint16)
-        for part, found, first in zip(self._parts, plan.found, self._firsts, strict=False):
-            here = keep[first : first + len(part.lengths)]
-            local = found[terms]
-            _kernels_search.search(
-                part, first, bounds - bounds[0], local, weights, *factors, here, *room,
-                scores, rows, sizes,
-            )  # fmt: skip
-        self._spare.append(room)
-        return (sizes, *_kernels_search.sorted_hits(scores, rows, sizes))
-
-
-def _check(k: int, k1: float, b: float, keep: NDArray[np.bool_] | None, rows: int) -> None:
-    if k < 1:
-        raise InvalidInput(f"k is {k}; it must be 1 or more")
-    if not (0 <= k1 < float("inf") and 0 <= b <= 1):
-        raise InvalidInput(f"k1 is {k1} and b is {b}; k1 must be 0 or more, b between 0 and 1")
-    if keep is not None and (keep.shape != (rows,) or keep.dtype != np.bool_):
-        raise InvalidInput(
-            f"keep has shape {keep.shape} and type {keep.dtype}; the index has {rows:,} rows, "
-            "each kept or not (bool)"
-        )

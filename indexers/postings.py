@@ -37,6 +37,8 @@ from rag.errors import Damaged, InvalidInput, NotFound
 from rag.indexers.tokenizer import Terms, frozen
 
 WINDOW = 65_536
+ESCAPE = 255
+"""The count that stands for one beyond 254."""
 U8: TypeAlias = NDArray[np.uint8]
 U16: TypeAlias = NDArray[np.uint16]
 U32: TypeAlias = NDArray[np.uint32]

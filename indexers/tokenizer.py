@@ -45,6 +45,27 @@ class Terms(NamedTuple):
     names: list[str]
     """The distinct terms, sorted by their UTF-8 bytes (which is by code points)."""
 
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[str]]) -> Terms:
+        """From lists of terms."""
+        names = sorted({term for text in texts for term in text})
+        number = {name: i for i, name in enumerate(names)}
+        ids = [number[term] for text in texts for term in text]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+        return cls(frozen(ends), frozen(np.array(ids, np.int32)), names)
+
+
+class Word(NamedTuple):
+    """A token, and where it stands in its text."""
+
+    start: int
+    """Code points before it."""
+    end: int
+    text: str
+    """The token: lower case, neither stemmed nor left out."""
+    term: str | None
+    """What the index knows it by; None for a stop word."""
+
 
 class _Table(NamedTuple):
     ascii_fold: NDArray[np.uint8]
@@ -112,6 +133,20 @@ class Tokenizer:
         ends, ids, names = self.terms(texts)
         return [[names[i] for i in ids[ends[j] : ends[j + 1]]] for j in range(len(texts))]
 
+    def words(self, text: str) -> list[Word]:
+        """The tokens of ``text`` with their places, stop words included, in reading order."""
+        from rag.indexers import _kernels
+
+        _, ids, ends, words = _kernels.tokenize(*packed(_encoded([text])), *_table()[0])
+        names, numbers, _ = self._names(words, ends)
+        data, marks = words.tobytes(), ends.tolist()
+        found = [data[i:j].decode() for i, j in pairwise(marks)]
+        terms = [names[number] if number >= 0 else None for number in numbers.tolist()]
+        places = [(start, end) for start, end in runs(text) if end - start >= 2]
+        return [
+            Word(*place, found[i], terms[i]) for place, i in zip(places, ids.tolist(), strict=True)
+        ]
+
     def _names(
         self, words: NDArray[np.uint8], ends: NDArray[np.int64]
     ) -> tuple[list[str], NDArray[np.int32], bool]:
@@ -132,6 +167,24 @@ class Tokenizer:
         number[""] = -1
         numbers = np.fromiter(map(number.__getitem__, stems), np.int32, len(stems))
         return names, numbers, all_stay
+
+
+def runs(text: str) -> list[tuple[int, int]]:
+    """Where the runs of word characters of ``text`` lie; tokens are those of two or more.
+
+    As in the kernel, a character is judged by its lower case, and "İ" ends its run: its lower case
+    is "i" and a mark that is no word character.
+    """
+    table = _table()[0]
+    points = np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32).astype(np.int64)
+    lower = points + table.deltas[table.delta_pages[points >> 8], points & 255]
+    dotted = points == 0x130
+    is_word = (table.flags[table.flag_pages[lower >> 8], lower & 255] & 1).astype(np.bool_) | dotted
+    before = np.concatenate(([False], (is_word & ~dotted)[:-1]))[: len(points)]
+    after = np.concatenate((is_word[1:], [False]))[: len(points)]
+    starts = np.flatnonzero(is_word & ~before)
+    ends = np.flatnonzero(is_word & (dotted | ~after)) + 1
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 def _encoded(texts: Sequence[str]) -> list[bytes]:

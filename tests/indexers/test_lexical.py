@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from rag.collection.kinds import IndexKind
 from rag.errors import Damaged, InvalidInput, NotFound, RagError
 from rag.indexers import Lexical
-from rag.indexers.lexical import LexicalIndex
+from rag.indexers.lexical_index import LexicalIndex
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "xquad-en"
 PLAIN = Lexical(stemmer="none", stopwords="none")
@@ -227,6 +227,49 @@ def test_title_and_text_are_one_text(tmp_path: Path) -> None:
     index = Lexical().open([tmp_path])
     assert [len(found) for found in hits(index.search(["title", "running", "the"], 5))] == [1, 0, 0]
     assert index.search(["runner"], 5)[1].tolist() == [0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.lists(WORD, max_size=6).map(" ".join)] * 2), min_size=1, max_size=12),
+    st.integers(0, 4),
+    st.lists(WORD, min_size=1, max_size=4).map(" ".join),
+)
+def test_a_title_that_counts_n_times_is_a_title_written_n_times(
+    rows: list[tuple[str, str]], weight: int, query: str
+) -> None:
+    kind = Lexical(stemmer="none", stopwords="none", title_weight=weight)
+    titles, texts = zip(*rows, strict=True)
+    written = [" ".join([title] * weight + [text]) for title, text in rows]
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name) / part for part in ("whole", "a", "b", "merged")]
+        for folder, part in zip(folders, (slice(None), slice(0, 2), slice(2, None)), strict=False):
+            folder.mkdir()
+            kind.build(table(texts[part], titles[part]), folder)
+        same(
+            hits(kind.open(folders[:1]).search([query], 5))[0], oracle(written, query, 0.9, 0.4), 5
+        )
+        folders[3].mkdir()
+        kind.merge(folders[1:3], [None, None], folders[3])
+        assert contents(folders[3]) == contents(folders[0])
+        plain = contents(built(written, Path(name) / "written"))
+        arrays = {name for name in plain if name.endswith(".npy")}
+        assert all(plain[file] == contents(folders[0])[file] for file in arrays)
+
+
+def test_weight_1_changes_no_key_and_no_byte_and_others_are_told_apart(tmp_path: Path) -> None:
+    # Indexes that were built before there were weights have settings without one.
+    assert Lexical().model_dump(mode="json") == {"stemmer": "porter", "stopwords": "english"}
+    assert Lexical(title_weight=1) == Lexical.model_validate(Lexical().model_dump())
+    heavy = Lexical(title_weight=3)
+    assert Lexical.model_validate(heavy.model_dump()) == heavy != Lexical()
+    built(["aa bb"], tmp_path / "plain", Lexical())
+    assert b"title_weight" not in contents(tmp_path / "plain")["index.json"]
+    with pytest.raises(InvalidInput, match=r"settings is .* 'title_weight': 3"):
+        heavy.open([tmp_path / "plain"])
+    for wrong in (-1, 101, 1.5):
+        with pytest.raises(ValidationError):
+            Lexical.model_validate({"title_weight": wrong})
 
 
 def test_real_text_scores_as_bm25s(tmp_path: Path) -> None:

@@ -126,3 +126,28 @@ def test_importing_the_room_loads_nothing_heavy() -> None:
     code = "import sys, rag.indexers; print([m for m in ('numpy', 'numba') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(CHARS, max_size=20))
+@example("İİ aİb İstanbul xİ.")
+@example("ΑΣ ΑΣ'Α ǅungla Ⱥb 😀a😀bc 𐐀𐐀 é")
+@example("a\ud800bc")
+def test_words_are_the_tokens_and_stand_where_they_say(text: str) -> None:
+    words = PLAIN.words(text)
+    assert [word.text for word in words] == PLAIN.tokens([text])[0]
+    assert [word.term for word in words] == [word.text for word in words]
+    last = 0
+    for word in words:
+        assert last <= word.start < word.end <= len(text)
+        last = word.end
+        # A final sigma and a dotted I look beyond the word; all else is the word's own.
+        own = text[word.start : word.end].replace("İ", "i").lower().replace("ς", "σ")
+        assert own == word.text.replace("ς", "σ")
+
+
+def test_words_keep_stop_words_and_have_the_terms_of_the_stemmer() -> None:
+    words = Tokenizer("porter", "english").words("The runners RUNNING, a b")
+    assert [(w.start, w.end, w.text, w.term) for w in words] == [
+        (0, 3, "the", None), (4, 11, "runners", "runner"), (12, 19, "running", "run"),
+    ]  # fmt: skip

@@ -1,0 +1,252 @@
+"""The searcher of the index kind ``lexical``: best rows, prefixes, and why a row has its score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag.errors import InvalidInput
+from rag.indexers import dictionary, postings
+from rag.indexers.tokenizer import Terms, Tokenizer, frozen, packed
+
+
+class TermScore(NamedTuple):
+    """What one term of a query adds to the score of one row (the formula is in ``lexical``)."""
+
+    term: str
+    in_query: int
+    """n(t, q): how often it stands in the query."""
+    tf: int
+    """How often it stands in the row; 0 where it does not, and then it adds nothing."""
+    df: int
+    """How many rows hold it, hidden ones included."""
+    idf: float
+    length: int
+    """The terms of the row, |d|."""
+    mean_length: float
+    """avgdl."""
+    score: float
+    """As float32 has it."""
+
+
+class _Plan(NamedTuple):
+    """What to look for: the terms of q queries."""
+
+    bounds: NDArray[np.int64]
+    """(q + 1,) where each query's terms lie."""
+    terms: NDArray[np.int64]
+    """(m,) numbers into ``names``, by falling weight in each query."""
+    weights: NDArray[np.float32]
+    """(m,)"""
+    found: list[NDArray[np.int64]]
+    """For each folder (t,), the numbers of the distinct terms in it, -1 where it lacks one."""
+    names: list[str]
+    """(t,) the distinct terms of all queries."""
+    holding: NDArray[np.int64]
+    """(t,) df, the rows that hold each."""
+
+
+class LexicalIndex:
+    """Searches the segments of one lexical index; may be shared by threads."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        parts: Sequence[postings.Postings],
+        tokens: int,
+        *,
+        titles: bool = True,
+    ) -> None:
+        """Take the mapped arrays of the segments, in order, and their tokens in all.
+
+        ``titles`` says whether the titles of passages are indexed.
+        """
+        self.tokenizer = tokenizer
+        self.titles = titles
+        self._parts = list(parts)
+        self._firsts = np.cumsum([0, *(len(part.lengths) for part in parts)])
+        self.rows = int(self._firsts[-1])
+        self._mean = max(tokens / max(self.rows, 1), 1e-9)  # |d| on average
+        self._spare: list[tuple[NDArray[np.float32], NDArray[np.uint16]]] = []
+
+    def tokens(self, text: str) -> list[str]:
+        """The terms of ``text``, in reading order."""
+        return self.tokenizer.tokens([text])[0]
+
+    def search(
+        self,
+        queries: Sequence[str] | Terms,
+        k: int,
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        keep: NDArray[np.bool_] | None = None,
+        threads: int = 1,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """The best ``k`` rows of each query that hold one of its terms.
+
+        Args:
+            queries: q texts, or their terms (``Terms.of``).
+            k: how many rows to find at most.
+            k1: how slowly a term's repetitions saturate, 0 or more.
+            b: how far long rows are held back, 0 to 1.
+            keep: (rows,) which rows may be found; None for all.
+            threads: over how many threads to spread the queries; the result is the same.
+
+        Returns:
+            (q + 1,) int64 where each query's hits lie; (m,) int64 their rows; (m,) float32 their
+            scores, best first and equal ones by ascending row.
+        """
+        _check(k, k1, b, keep, self.rows)
+        k = min(k, max(self.rows, 1))
+        plan = self._plan(queries if isinstance(queries, Terms) else self.tokenizer.terms(queries))
+        count = len(plan.bounds) - 1
+        kept = np.zeros(0, np.bool_) if keep is None else np.ascontiguousarray(keep)
+        factors = np.float32(k1 * (1 - b)), np.float32(k1 * b / self._mean)
+        step = max(1, min(-(-count // max(threads, 1)), 4_000_000 // k))
+        spans = [(i, min(i + step, count)) for i in range(0, count, step)]
+
+        def run(span: tuple[int, int]) -> tuple[NDArray[Any], ...]:
+            return self._run(plan, span, k, factors, frozen(kept.view()))
+
+        if threads > 1 and len(spans) > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                found = list(pool.map(run, spans))
+        else:
+            found = [run(span) for span in spans]
+        if len(found) == 1:
+            sizes, rows, scores = found[0]
+        else:
+            found.append((np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)))
+            sizes, rows, scores = map(np.concatenate, zip(*found, strict=True))
+        offsets = np.zeros(count + 1, np.int64)
+        np.cumsum(sizes, out=offsets[1:])
+        return offsets, rows, scores
+
+    def explain(
+        self, query: str | Sequence[str], row: int, *, k1: float = 0.9, b: float = 0.4
+    ) -> list[TermScore]:
+        """What each distinct term of ``query`` (a text, or terms) adds to the score of ``row``.
+
+        Returns:
+            By falling weight, the order in which ``search`` adds; the sum is its score.
+        """
+        _check(1, k1, b, None, self.rows)
+        if not 0 <= row < self.rows:
+            raise InvalidInput(f"row {row} is not in the index, which has {self.rows:,} rows")
+        texts = self.tokenizer.terms([query]) if isinstance(query, str) else Terms.of([query])
+        plan = self._plan(texts)
+        times = np.bincount(texts.ids, minlength=len(texts.names))
+        place = int(np.searchsorted(self._firsts, row, "right")) - 1
+        part, local = self._parts[place], row - int(self._firsts[place])
+        length = int(part.lengths[local])
+        flat, slope = np.float32(k1 * (1 - b)), np.float32(k1 * b / self._mean)
+        made = []
+        for number, weight in zip(plan.terms.tolist(), plan.weights, strict=True):
+            df = int(plan.holding[number])
+            tf = dictionary.count(part, int(plan.found[place][number]), local)
+            share = np.float32(tf) / (np.float32(tf) + (flat + slope * np.float32(length)))
+            made.append(
+                TermScore(
+                    term=plan.names[number],
+                    in_query=int(times[number]),
+                    tf=tf,
+                    df=df,
+                    idf=float(np.log1p((self.rows - df + 0.5) / (df + 0.5))),
+                    length=length,
+                    mean_length=self._mean,
+                    score=float(weight * share) if tf else 0.0,
+                )
+            )
+        return made
+
+    def expand(self, prefix: str, *, most: int) -> list[str]:
+        """The terms of the index that begin with ``prefix`` (lower case), sorted.
+
+        Raises:
+            InvalidInput: there are more than ``most``.
+        """
+        start = prefix.encode("utf-8", "replace")
+        ranges = [dictionary.beginning(part, start) for part in self._parts]
+        largest = max((len(numbers) for numbers in ranges), default=0)
+        found = {
+            dictionary.term(part, number)
+            for part, numbers in zip(self._parts, ranges, strict=True)
+            for number in (numbers if largest <= most else ())
+        }
+        if max(largest, len(found)) > most:
+            raise InvalidInput(
+                f"{prefix}* stands for {max(largest, len(found)):,} or more terms of the index, at "
+                f"most {most:,} can be searched: write a longer beginning"
+            )
+        return sorted(term.decode("utf-8", "replace") for term in found)
+
+    def rows_with(self, terms: Sequence[str]) -> NDArray[np.bool_]:
+        """Which rows hold all of the ``terms``: (rows,) bool."""
+        texts = sorted({term.encode("utf-8", "replace") for term in terms})
+        held = np.zeros(self.rows, np.bool_)
+        for part, first in zip(self._parts, self._firsts, strict=False):
+            held[first : first + len(part.lengths)] = dictionary.holding_all(part, texts)
+        return held
+
+    def _plan(self, wanted: Terms) -> _Plan:
+        """Sum the statistics of the queries' terms, weigh and order them."""
+        from rag.indexers import _kernels_search
+
+        ends, ids, names = wanted
+        offsets, text = packed([name.encode() for name in names])
+        holding = np.zeros(len(names), np.int64)
+        found = []
+        for part in self._parts:
+            found.append(np.empty(len(names), np.int64))
+            _kernels_search.lookup(part, text, offsets, found[-1], holding)
+        planned = _kernels_search.plan(ends, ids, self.rows, holding)
+        return _Plan(*planned, found, names, holding)
+
+    def _run(
+        self,
+        plan: _Plan,
+        span: tuple[int, int],
+        k: int,
+        factors: tuple[np.float32, np.float32],
+        keep: NDArray[np.bool_],
+    ) -> tuple[NDArray[Any], ...]:
+        """Hits per query (q,), rows (m,) and scores (m,) of the queries from ``span``."""
+        from rag.indexers import _kernels_search
+
+        bounds = plan.bounds[span[0] : span[1] + 1]
+        terms, weights = (x[bounds[0] : bounds[-1]] for x in (plan.terms, plan.weights))
+        size = span[1] - span[0]
+        scores, rows = np.empty((size, k), np.float32), np.empty((size, k), np.int64)
+        sizes = np.zeros(size, np.int64)
+        # Zeroing the sums of a window is dear for one query, and a kernel leaves them zero.
+        try:
+            room = self._spare.pop()
+        except IndexError:
+            sums = np.zeros(postings.WINDOW, np.float32)
+            room = sums, np.empty(postings.WINDOW + 1, np.uint16)
+        for part, found, first in zip(self._parts, plan.found, self._firsts, strict=False):
+            here = keep[first : first + len(part.lengths)]
+            local = found[terms]
+            _kernels_search.search(
+                part, first, bounds - bounds[0], local, weights, *factors, here, *room,
+                scores, rows, sizes,
+            )  # fmt: skip
+        self._spare.append(room)
+        return (sizes, *_kernels_search.sorted_hits(scores, rows, sizes))
+
+
+def _check(k: int, k1: float, b: float, keep: NDArray[np.bool_] | None, rows: int) -> None:
+    if k < 1:
+        raise InvalidInput(f"k is {k}; it must be 1 or more")
+    if not (0 <= k1 < float("inf") and 0 <= b <= 1):
+        raise InvalidInput(f"k1 is {k1} and b is {b}; k1 must be 0 or more, b between 0 and 1")
+    if keep is not None and (keep.shape != (rows,) or keep.dtype != np.bool_):
+        raise InvalidInput(
+            f"keep has shape {keep.shape} and type {keep.dtype}; the index has {rows:,} rows, "
+            "each kept or not (bool)"
+        )
