@@ -20,6 +20,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "stages": {
         "bm25": "rag.retrievers.bm25:BM25",
         "extract": "rag.readers.extract:Extract",
+        "fuse": "rag.retrievers.fuse:Fuse",
         "generate": "rag.readers.generate:Generate",
         "reorder": "rag.readers.reorder:Reorder",
     },

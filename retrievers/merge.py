@@ -1,4 +1,4 @@
-"""Several queries of one row become one ranking."""
+"""Several rankings of one row become one: those of its queries, or those of several stages."""
 
 from __future__ import annotations
 
@@ -45,16 +45,50 @@ def merged(
     if how == "rrf":
         ranks = np.arange(1, len(docs) + 1) - np.repeat(offsets[:-1], counts)
         alone = np.bincount(rows, minlength=n)[row_of] == 1
-        values = np.where(alone, values, 1.0 / (RRF_K + ranks))
-    pairs, place = np.unique(np.stack((row_of, docs)), axis=1, return_inverse=True)
-    best = np.zeros(pairs.shape[1]) if how == "rrf" else np.full(pairs.shape[1], -np.inf)
-    # Added from the smallest up, so that the same ranks in other queries give the same sum.
+        values = np.where(alone, values, reciprocal(ranks))
+    return united(row_of, docs, values, n=n, k=k, how="max" if how == "max" else "sum")
+
+
+def reciprocal(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """1 / (60 + rank), what reciprocal rank fusion gives a passage at a ``rank`` counted from 1."""
+    return 1.0 / (RRF_K + ranks)
+
+
+def united(
+    row_of: NDArray[np.int64],
+    docs: NDArray[np.int64],
+    values: NDArray[np.float64],
+    *,
+    n: int,
+    k: int,
+    how: Literal["sum", "max"],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Unite the entries of each row that are one passage, and keep the ``k`` best passages.
+
+    Args:
+        row_of: (m,) int64, the row of each entry.
+        docs: (m,) int64 passage numbers.
+        values: (m,) float64.
+        n: the number of rows.
+        k: the most passages of a row.
+        how: a passage gets the ``sum`` of its values, or their ``max``.
+
+    Returns:
+        Offsets (n + 1,), docs and scores (float32) of the rows, best first, ties by ascending
+        number.
+    """
+    width = int(docs.max(initial=0)) + 1
+    # One number a pair; a pair is sorted many times slower.
+    pairs, place = np.unique(row_of * width + docs, return_inverse=True)
+    rows, numbers = np.divmod(pairs, width)
+    best = np.zeros(len(pairs)) if how == "sum" else np.full(len(pairs), -np.inf)
+    # Added from the smallest up, so that the same values in another order give the same sum.
     rising = np.argsort(values, kind="stable")
-    (np.add if how == "rrf" else np.maximum).at(best, place.reshape(-1)[rising], values[rising])
+    (np.add if how == "sum" else np.maximum).at(best, place[rising], values[rising])
     shown = best.astype(np.float32)
-    order = np.lexsort((pairs[1], -shown, pairs[0]))
-    found = np.bincount(pairs[0], minlength=n)
+    order = np.lexsort((numbers, -shown, rows))
+    found = np.bincount(rows, minlength=n)
     rank = np.arange(len(order)) - np.repeat(np.cumsum(found) - found, found)
     kept = order[rank < k]
     ends = np.concatenate(([0], np.cumsum(np.minimum(found, k))))
-    return ends, pairs[1][kept], shown[kept]
+    return ends, numbers[kept], shown[kept]
