@@ -11,8 +11,8 @@ One grammar, in YAML and in Python::
         - all: [{year: {gt: 2010}}, {source: {ne: forum}}]
 
 Operators: ``eq``, ``ne``, ``in``, ``gt``, ``gte``, ``lt``, ``lte``; ``any`` and ``all`` take lists
-of conditions. Texts are compared by code points. **A value that is absent (null) passes no operator,
-``ne`` included**: what is not known is not known to differ.
+of conditions. Texts are compared by code points. **A value that is absent (null) passes no
+operator, ``ne`` included**: what is not known is not known to differ.
 """
 
 from __future__ import annotations

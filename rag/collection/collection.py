@@ -27,6 +27,7 @@ from rag.jobs import Progress, executor, silent
 from rag.passages import ARROW_TYPES, RESERVED, FieldType
 from rag.ranking import Hit, Ranking
 from rag.sources import Reader, Source, Split
+from rag.where import Where
 
 
 class Collection:
@@ -253,13 +254,22 @@ class Collection:
             self._snapshot = snapshot
         return snapshot
 
-    def search(self, question: str, k: int = 10) -> list[Hit]:
-        """The ``k`` best passages by BM25 (k1 0.9, b 0.4), best first."""
+    def search(
+        self, question: str, k: int = 10, *, where: Where | Mapping[str, Any] | None = None
+    ) -> list[Hit]:
+        """The ``k`` best passages by BM25 (k1 0.9, b 0.4), best first.
+
+        Args:
+            question: words to search for.
+            k: the most passages.
+            where: a condition that passages fulfil, ``{"year": {"gte": 1990}}``; see ``rag.where``.
+        """
         if k < 1:
             raise InvalidInput(f"search: found k = {k}, expected 1 or more")
         snapshot = self.snapshot()
+        condition = where if where is None or isinstance(where, Where) else Where(where)
         searcher = snapshot.index(snapshot.index_name("lexical"))
-        offsets, docs, scores = searcher.search([question], k, keep=snapshot.keep)
+        offsets, docs, scores = searcher.search([question], k, keep=snapshot.matching(condition))
         return Ranking(offsets, docs, scores, snapshot)[0]
 
     def passages(self) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,13 @@ from rag.collection.manifest import DeletedEntry, Manifest
 from rag.collection.segments import Segment
 from rag.errors import Damaged, InvalidInput, NotFound
 from rag.passages import passage_schema
+from rag.where import Where
+
+MASKS_HELD = 16
+"""How many conditions a snapshot remembers the rows of."""
+
+_COMPARED = {"id": "str", "document": "str", "title": "str"}
+"""What a condition may compare besides the declared fields."""
 
 
 class Snapshot:
@@ -38,6 +46,7 @@ class Snapshot:
         rows = [entry.rows for entry in manifest.segments]
         self.starts: NDArray[np.int64] = np.cumsum([0, *rows], dtype=np.int64)
         self._searchers: dict[str, Any] = {}
+        self._masks: OrderedDict[Where, NDArray[np.bool_] | None] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
@@ -56,6 +65,50 @@ class Snapshot:
                 kept[start + gone.astype(np.int64)] = False
         kept.flags.writeable = False
         return kept
+
+    def matching(self, where: Where | None) -> NDArray[np.bool_] | None:
+        """Which passages are not deleted and fulfil ``where``; kernels take it as ``keep``.
+
+        A condition compares the declared fields, ``id``, ``document`` and ``title``. A passage
+        without a value passes no operator. The last ``MASKS_HELD`` conditions are remembered.
+
+        Returns:
+            (rows,) bool, read-only, or None where every passage stays.
+
+        Raises:
+            InvalidInput: a field is unknown, or a value does not fit its type.
+        """
+        if where is None:
+            return self.keep
+        with self._lock:
+            if where in self._masks:
+                self._masks.move_to_end(where)
+                return self._masks[where]
+        mask = self._mask(where)
+        with self._lock:
+            self._masks[where] = mask
+            while len(self._masks) > MASKS_HELD:
+                self._masks.popitem(last=False)
+        return mask
+
+    def _mask(self, where: Where) -> NDArray[np.bool_] | None:
+        types = {**self.manifest.fields, **_COMPARED}
+        try:
+            where.check(types)
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.path}: {error}") from None
+        names = [name for name in types if name in where.fields()]
+        mask = np.empty(self.manifest.rows, np.bool_)
+        for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
+            for first, batch in zip(segment.starts.tolist(), segment.batches, strict=False):
+                table = pa.Table.from_batches([batch.select(names)])
+                mask[start + first : start + first + batch.num_rows] = where.mask(table)
+        if self.keep is not None:
+            mask &= self.keep
+        if mask.all():
+            return None
+        mask.flags.writeable = False
+        return mask
 
     def rows(self, numbers: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
         """The ``columns`` of the passages with these ``numbers``, in this order."""
@@ -122,7 +175,7 @@ class Snapshot:
     def passages(self) -> Iterator[pa.RecordBatch]:
         """All passages that are not deleted, in order, as record batches."""
         for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
-            for first, batch in zip(segment.starts.tolist(), segment.batches, strict=False):
+            for first, batch in zip(segment.starts.tolist(), segment.whole_batches(), strict=False):
                 if self.keep is None:
                     yield batch
                 else:
