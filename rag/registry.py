@@ -19,10 +19,12 @@ Group = Literal["stages", "backends", "indexes"]
 BUILT_IN: dict[str, dict[str, str]] = {
     "stages": {
         "bm25": "rag.retrievers.bm25:BM25",
+        "expand": "rag.retrievers.expand:Expand",
         "extract": "rag.readers.extract:Extract",
         "fuse": "rag.retrievers.fuse:Fuse",
         "generate": "rag.readers.generate:Generate",
         "reorder": "rag.readers.reorder:Reorder",
+        "rewrite": "rag.retrievers.rewrite:Rewrite",
     },
     "backends": {
         "llama_cpp": "rag.readers.backends.llama_cpp:LlamaCpp",

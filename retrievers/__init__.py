@@ -8,12 +8,16 @@ from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.retrievers.bm25 import BM25 as BM25
+    from rag.retrievers.expand import Expand as Expand
     from rag.retrievers.fuse import Fuse as Fuse
+    from rag.retrievers.rewrite import Rewrite as Rewrite
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "BM25": "bm25",
+        "Expand": "expand",
         "Fuse": "fuse",
+        "Rewrite": "rewrite",
     },
 )
