@@ -25,8 +25,45 @@ BLOCK_BITS = 7
 ESCAPE = 255
 DENSE = 8192
 """From so many postings on, scanning a window beats keeping a list of the rows touched."""
+FEW = 8
+"""Where at most one row in so many is kept, the kept rows lead and not the postings."""
+PROBE = 24
+"""A run at most so many times as long as the list of kept rows is read whole, not searched."""
 SCAN = 48
 """A run at most so many times as long as the list of rows is read whole instead of searched."""
+BAD_OFFSETS, BAD_RUNS, BAD_STARTS, BAD_WINDOWS, BAD_ROWS = -2, -3, -4, -5, -6
+"""In place of a term's number: which array does not say where in the index the term's postings lie.
+
+Kernels trust the arrays they are given, so what a search is about to use is checked first: a few
+comparisons a term and window, and one pass over the postings of the last window.
+"""
+
+
+@kernel
+def _fault(
+    windows: Arrays, starts: Arrays, rows: Arrays, run: Number, end: Number, size: Number
+) -> Number:
+    """Which array is wrong about the runs from ``run`` to ``end`` of a term; 0 if none is.
+
+    Runs are not empty, stand by ascending window, and name rows below ``size``, the segment's.
+    """
+    if run >= end or end > len(windows):
+        return BAD_RUNS
+    for at in range(run, end):
+        if starts[at] >= starts[at + 1] or starts[at + 1] > len(rows):
+            return BAD_STARTS
+        if at > run and windows[at] <= windows[at - 1]:
+            return BAD_WINDOWS
+    last = np.int64(windows[end - 1]) << WINDOW_BITS
+    if last >= size:
+        return BAD_WINDOWS
+    if size - last < 1 << WINDOW_BITS:
+        highest = np.int64(0)
+        for at in range(starts[end - 1], starts[end]):
+            highest = max(highest, np.int64(rows[at]))
+        if last + highest >= size:
+            return BAD_ROWS
+    return 0
 
 
 @kernel
@@ -37,7 +74,8 @@ def lookup(index: Any, texts: Arrays, offsets: Arrays, found: Arrays, postings: 
         index: the segment's Postings.
         texts: uint8, the wanted terms' UTF-8, end to end.
         offsets: (t + 1,) int64 where each lies.
-        found: (t,) int64, written: its number, or -1 where the segment lacks it.
+        found: (t,) int64, written: its number, -1 where the segment lacks it, or one of the
+            ``BAD_`` numbers where the index is damaged.
         postings: (t,) int64, added to: how many rows hold it.
     """
     for i in range(len(offsets) - 1):
@@ -48,15 +86,21 @@ def lookup(index: Any, texts: Arrays, offsets: Arrays, found: Arrays, postings: 
             middle = (low + high) >> 1
             start = np.int64(index.term_offsets[middle])
             other = np.int64(index.term_offsets[middle + 1]) - start
+            if other < 0 or start + other > len(index.terms):
+                found[i] = BAD_OFFSETS
+                break
             order = size - other
             for j in range(min(size, other)):
                 if texts[offsets[i] + j] != index.terms[start + j]:
                     order = np.int64(texts[offsets[i] + j]) - np.int64(index.terms[start + j])
                     break
             if order == 0:
-                found[i] = middle
-                first = index.run_starts[index.term_runs[middle]]
-                postings[i] += np.int64(index.run_starts[index.term_runs[middle + 1]]) - first
+                run, end = np.int64(index.term_runs[middle]), np.int64(index.term_runs[middle + 1])
+                fault = _fault(index.run_windows, index.run_starts, index.rows, run, end,
+                               len(index.lengths))  # fmt: skip
+                found[i] = fault if fault < 0 else middle
+                if fault == 0:
+                    postings[i] += np.int64(index.run_starts[end]) - index.run_starts[run]
                 break
             if order > 0:
                 low = middle + 1
@@ -132,7 +176,7 @@ def _large(positions: Arrays, counts: Arrays, at: Number) -> Number:
             low = middle + 1
         else:
             high = middle
-    return np.int64(counts[low])
+    return np.int64(counts[low]) if low < len(counts) else np.int64(ESCAPE)
 
 
 @kernel
@@ -308,27 +352,167 @@ def _seed(
         base = np.int64(index.run_windows[run]) << WINDOW_BITS
         for at in range(index.run_starts[run], index.run_starts[run + 1]):
             row = base + np.int64(ids[at])
-            if len(keep) and not keep[row]:
-                continue
             # An escaped count, 255, is at most the real one, and the seed but a lower bound.
             score = weight * _part(counts[at], lengths[row], flat, slope)
-            if size < k or score > scores[0]:
+            # Few scores pass: asking for them alone keeps the branch predictable.
+            if (size < k or score > scores[0]) and (len(keep) == 0 or keep[row]):
                 size = _push(scores, rows, size, score, row)
     return float(scores[0]) if size == k else 0.0
 
 
 @kernel
-def _kth(sums: Arrays, touched: Arrays, size: Number, keep: Arrays, heap: Arrays) -> Number:
+def _kth(sums: Arrays, touched: Arrays, size: Number, heap: Arrays) -> Number:
     """The k-th best sum of the rows in ``touched``, where ``heap`` has room for k; 0 if fewer."""
     rows = np.empty(len(heap), np.int64)
     filled, k = np.int64(0), len(heap)
     for i in range(size):
         row = np.int64(touched[i])
-        if len(keep) and not keep[row]:
-            continue
         if filled < k or sums[row] > heap[0]:
             filled = _push(heap, rows, filled, sums[row], row)
     return float(heap[0]) if filled == k else 0.0
+
+
+@kernel
+def _drop(sums: Arrays, touched: Arrays, size: Number, keep: Arrays) -> Number:
+    """Take the rows that are not kept out of ``touched``, and zero their sums; its size then."""
+    kept = np.int64(0)
+    for i in range(size):  # without a branch: which rows are kept cannot be predicted
+        row = touched[i]
+        touched[kept] = row
+        kept += keep[row]
+        sums[row] *= keep[row]
+    return kept
+
+
+@kernel
+def kept_rows(keep: Arrays) -> tuple[Arrays, Arrays, bool]:
+    """The kept rows of each window in which they are few, at most one in ``FEW``.
+
+    Args:
+        keep: (n,) bool.
+
+    Returns:
+        (w + 1,) int64 where each window's rows lie, -1 - where for one with too many, which has
+        none; (m,) uint16 the rows inside their windows, ascending; whether they are few in all.
+    """
+    windows = (len(keep) + (1 << WINDOW_BITS) - 1) >> WINDOW_BITS
+    starts = np.zeros(windows + 1, np.int64)
+    total = every = np.int64(0)
+    for window in range(windows):
+        first = window << WINDOW_BITS
+        last = min(first + (1 << WINDOW_BITS), len(keep))
+        here = np.int64(0)
+        for start in range(first, last, 128):  # so short that sums of bytes do not overflow
+            part = np.uint8(0)
+            for row in range(start, min(start + 128, last)):
+                part += np.uint8(keep[row])
+            here += np.int64(part)
+        few = here * FEW <= last - first
+        every += here
+        starts[window] = total if few else -1 - total
+        total += here if few else 0
+    starts[windows] = total
+    rows = np.empty(total + 1, np.uint16)  # one more: the loop below writes ahead
+    at = np.int64(0)
+    for window in range(windows):
+        if starts[window] < 0:
+            continue
+        first = window << WINDOW_BITS
+        for start in range(first, min(first + (1 << WINDOW_BITS), len(keep)), 64):
+            stop = min(start + 64, len(keep))
+            some = np.uint8(0)
+            for row in range(start, stop):
+                some |= np.uint8(keep[row])
+            if some:
+                for row in range(start, stop):
+                    rows[at] = row & ((1 << WINDOW_BITS) - 1)
+                    at += keep[row]
+    return starts, rows[:total].copy(), every * FEW <= len(keep)
+
+
+@kernel
+def _shared(
+    rows: Arrays, low: Number, high: Number, kept: Arrays, keep: Arrays, at: Arrays
+) -> Number:
+    """Write the positions of the postings of kept rows to ``at``; how many they are.
+
+    ``kept`` holds the rows of a window, and ``keep`` says of each row of it whether it is kept.
+    """
+    found = np.int64(0)
+    if high - low <= PROBE * len(kept):
+        for i in range(low, high):
+            at[found] = i
+            found += keep[rows[i]]
+        return found
+    for i in range(len(kept)):
+        row = np.int64(kept[i])
+        here, left = low, high - low
+        while left > 1:
+            half = left >> 1
+            here += half & ((np.int64(rows[here + half]) - row - 1) >> 63)  # as in _complete
+            left -= half
+        at[found] = here
+        found += np.int64(rows[here]) == row
+    return found
+
+
+@kernel
+def _few(
+    index: Any,
+    window: Number,
+    count: Number,
+    lows: Arrays,
+    highs: Arrays,
+    weights: Arrays,
+    rests: Arrays,
+    flat: Number,
+    slope: Number,
+    level: Number,
+    slack: Number,
+    kept: Arrays,
+    keep: Arrays,
+    sums: Arrays,
+    touched: Arrays,
+    heap: Arrays,
+) -> Number:
+    """What ``_window`` does, for a window whose ``kept`` rows are few; none of the others is met.
+
+    Terms are added for all kept rows until the others cannot bring a new row to the k-th best sum.
+    """
+    base = window << WINDOW_BITS
+    lengths = index.lengths[base : base + (1 << WINDOW_BITS)]
+    here = keep[base : base + len(lengths)]
+    rows, counts = index.rows, index.counts
+    at = np.empty(len(kept) + 1, np.int64)
+    size = first = np.int64(0)
+    while first < count and (level <= 0 or rests[first] >= level):
+        weight = weights[first]
+        for i in range(_shared(rows, lows[first], highs[first], kept, here, at)):
+            row = rows[at[i]]
+            before = sums[row]
+            touched[size] = row
+            size += before == 0
+            times = np.int64(counts[at[i]])
+            if times == ESCAPE:
+                times = _large(index.large_positions, index.large_counts, at[i])
+            sums[row] = before + weight * _part(times, lengths[row], flat, slope)
+        first += 1
+        if first < count and size > len(heap) > 0:
+            level = max(level, slack * _kth(sums, touched, size, heap))
+    for j in range(first, count):
+        left = np.int64(0)
+        for i in range(size):
+            row = touched[i]
+            touched[left] = row
+            if sums[row] + rests[j] >= level:
+                left += 1
+            else:
+                sums[row] = 0
+        size = left
+        _complete(
+            index, lengths, lows[j], highs[j], weights[j], flat, slope, sums, touched, size
+        )  # fmt: skip
+    return size
 
 
 @kernel
@@ -374,8 +558,10 @@ def _window(
     if not listed:
         least = np.float32(max(level - rests[first], 1e-38))
         size = _gather(sums, len(lengths), least, touched)
+    if len(keep):
+        size = _drop(sums, touched, size, keep[base : base + len(lengths)])
     if first < count and size > len(heap) > 0:
-        level = max(level, slack * _kth(sums, touched, size, keep[base:], heap))
+        level = max(level, slack * _kth(sums, touched, size, heap))
     for j in range(first, count):
         kept = np.int64(0)
         for i in range(size):
@@ -403,6 +589,8 @@ def _query(
     slope: Number,
     seed: Number,
     keep: Arrays,
+    starts: Arrays,
+    kept: Arrays,
     sums: Arrays,
     touched: Arrays,
     scores: Arrays,
@@ -430,6 +618,12 @@ def _query(
                 here[present] = weights[i]
                 cursors[i] = run + 1
                 present += 1
+        few = len(keep) > 0 and starts[window] >= 0
+        if few:
+            after = starts[window + 1]
+            own = kept[starts[window] : after if after >= 0 else -1 - after]
+            if len(own) == 0:
+                continue
         rests[present] = 0
         for j in range(present - 1, -1, -1):
             part = np.float32(0)
@@ -440,10 +634,16 @@ def _query(
         if present == 0 or rests[0] < level:
             continue
         spare = k if found == 0 else 0
-        size = _window(
-            index, window, present, lows, highs, here, rests, flat, slope, level, slack, keep,
-            sums, touched, scores[:spare],
-        )  # fmt: skip
+        if few:
+            size = _few(
+                index, window, present, lows, highs, here, rests, flat, slope, level, slack,
+                own, keep, sums, touched, scores[:spare],
+            )  # fmt: skip
+        else:
+            size = _window(
+                index, window, present, lows, highs, here, rests, flat, slope, level, slack, keep,
+                sums, touched, scores[:spare],
+            )  # fmt: skip
         dense = size < 0
         first = window << WINDOW_BITS
         for i in range(-size - 1 if dense else size):
@@ -451,7 +651,7 @@ def _query(
             score = sums[row]
             if not dense:
                 sums[row] = 0
-            if score < level or (len(keep) and not keep[first + row]):
+            if score < level:
                 continue
             if found < k or score >= scores[0]:
                 found = _push(scores, rows, found, score, base + first + row)
@@ -470,6 +670,9 @@ def search(
     flat: Number,
     slope: Number,
     keep: Arrays,
+    starts: Arrays,
+    kept: Arrays,
+    few: Number,
     sums: Arrays,
     touched: Arrays,
     scores: Arrays,
@@ -487,6 +690,9 @@ def search(
         flat: float32 k1 (1 - b).
         slope: float32 k1 b / avgdl.
         keep: (n,) bool, rows that may be found; of length 0 where all may.
+        starts: what ``kept_rows`` says of ``keep``, as the next two.
+        kept: (m,) uint16.
+        few: bool.
         sums: (65,536,) float32, zeros; zeros again at the end.
         touched: (65,537,) uint16 to work in.
         scores: (q, k) float32, a heap for each query with the worst at the root.
@@ -505,7 +711,7 @@ def search(
             last[count] = index.term_runs[terms[i] + 1]
             own[count] = weights[i]
             held = np.int64(index.run_starts[last[count]]) - index.run_starts[first[count]]
-            if sizes[q] == 0 and seed == 0 and held >= scores.shape[1]:
+            if sizes[q] == 0 and seed == 0 and held >= scores.shape[1] and not few:
                 seed = _seed(
                     index, first[count], last[count], own[count], flat, slope, keep,
                     scores[q], rows[q],
@@ -513,7 +719,7 @@ def search(
             count += 1
         sizes[q] = _query(
             index, base, first[:count], last[:count], own, flat, slope, seed, keep,
-            sums, touched, scores[q], rows[q], sizes[q],
+            starts, kept, sums, touched, scores[q], rows[q], sizes[q],
         )  # fmt: skip
 
 

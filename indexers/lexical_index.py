@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.errors import InvalidInput
-from rag.indexers import dictionary, postings
+from rag.indexers import dictionary, faults, postings
 from rag.indexers.tokenizer import Terms, Tokenizer, frozen, packed
 
 
@@ -50,6 +51,29 @@ class _Plan(NamedTuple):
     """(t,) df, the rows that hold each."""
 
 
+class _Filter(NamedTuple):
+    """Which rows of one folder may be found, as the kernel ``search`` takes it."""
+
+    keep: NDArray[np.bool_]
+    starts: NDArray[np.int64]
+    kept: NDArray[np.uint16]
+    few: bool
+
+
+_NO_FILTER = _Filter(
+    frozen(np.zeros(0, np.bool_)), frozen(np.zeros(0, np.int64)), frozen(np.zeros(0, np.uint16)),
+    few=False,
+)  # fmt: skip
+
+
+def _filter(keep: NDArray[np.bool_]) -> _Filter:
+    from rag.indexers import _kernels_search
+
+    own = frozen(np.ascontiguousarray(keep).view())
+    starts, kept, few = _kernels_search.kept_rows(own)
+    return _Filter(own, frozen(starts), frozen(kept), bool(few))
+
+
 class LexicalIndex:
     """Searches the segments of one lexical index; may be shared by threads."""
 
@@ -71,6 +95,8 @@ class LexicalIndex:
         self._firsts = np.cumsum([0, *(len(part.lengths) for part in parts)])
         self.rows = int(self._firsts[-1])
         self._mean = max(tokens / max(self.rows, 1), 1e-9)  # |d| on average
+        self._unfiltered = [_NO_FILTER] * len(self._parts)
+        self._known: dict[int, tuple[weakref.ref[Any], Sequence[_Filter]]] = {}
         self._spare: list[tuple[NDArray[np.float32], NDArray[np.uint16]]] = []
 
     def tokens(self, text: str) -> list[str]:
@@ -105,13 +131,13 @@ class LexicalIndex:
         k = min(k, max(self.rows, 1))
         plan = self._plan(queries if isinstance(queries, Terms) else self.tokenizer.terms(queries))
         count = len(plan.bounds) - 1
-        kept = np.zeros(0, np.bool_) if keep is None else np.ascontiguousarray(keep)
+        filters = self._filters(keep)
         factors = np.float32(k1 * (1 - b)), np.float32(k1 * b / self._mean)
         step = max(1, min(-(-count // max(threads, 1)), 4_000_000 // k))
         spans = [(i, min(i + step, count)) for i in range(0, count, step)]
 
         def run(span: tuple[int, int]) -> tuple[NDArray[Any], ...]:
-            return self._run(plan, span, k, factors, frozen(kept.view()))
+            return self._run(plan, span, k, factors, filters)
 
         if threads > 1 and len(spans) > 1:
             with ThreadPoolExecutor(threads) as pool:
@@ -204,8 +230,28 @@ class LexicalIndex:
         for part in self._parts:
             found.append(np.empty(len(names), np.int64))
             _kernels_search.lookup(part, text, offsets, found[-1], holding)
+            faults.refuse(part, found[-1])
         planned = _kernels_search.plan(ends, ids, self.rows, holding)
         return _Plan(*planned, found, names, holding)
+
+    def _filters(self, keep: NDArray[np.bool_] | None) -> Sequence[_Filter]:
+        """What the kernel needs of ``keep`` for each folder; remembered as long as ``keep`` lives.
+
+        Only of a read-only array, as a snapshot's are: another might change between two calls.
+        """
+        if keep is None:
+            return self._unfiltered
+        known = self._known.get(id(keep))
+        if known is not None and known[0]() is keep:
+            return known[1]
+        made = [
+            _filter(keep[first : first + len(part.lengths)])
+            for first, part in zip(self._firsts, self._parts, strict=False)
+        ]
+        if not keep.flags.writeable:
+            key = id(keep)
+            self._known[key] = weakref.ref(keep, lambda _: self._known.pop(key, None)), made
+        return made
 
     def _run(
         self,
@@ -213,7 +259,7 @@ class LexicalIndex:
         span: tuple[int, int],
         k: int,
         factors: tuple[np.float32, np.float32],
-        keep: NDArray[np.bool_],
+        filters: Sequence[_Filter],
     ) -> tuple[NDArray[Any], ...]:
         """Hits per query (q,), rows (m,) and scores (m,) of the queries from ``span``."""
         from rag.indexers import _kernels_search
@@ -229,11 +275,12 @@ class LexicalIndex:
         except IndexError:
             sums = np.zeros(postings.WINDOW, np.float32)
             room = sums, np.empty(postings.WINDOW + 1, np.uint16)
-        for part, found, first in zip(self._parts, plan.found, self._firsts, strict=False):
-            here = keep[first : first + len(part.lengths)]
+        for part, found, first, kept in zip(
+            self._parts, plan.found, self._firsts, filters, strict=False
+        ):
             local = found[terms]
             _kernels_search.search(
-                part, first, bounds - bounds[0], local, weights, *factors, here, *room,
+                part, first, bounds - bounds[0], local, weights, *factors, *kept, *room,
                 scores, rows, sizes,
             )  # fmt: skip
         self._spare.append(room)

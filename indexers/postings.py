@@ -249,17 +249,22 @@ def mapped(folder: Path) -> Postings:
         found.append(array)
     arrays = Postings(*found)
     blocks = -(-len(arrays.rows) // 128)
-    fits = (
-        len(arrays.term_offsets) == len(arrays.term_runs) > 0
-        and len(arrays.run_starts) == len(arrays.run_windows) + 1
-        and arrays.term_offsets[-1] == len(arrays.terms)
-        and arrays.term_runs[-1] == len(arrays.run_windows)
-        and arrays.run_starts[-1] == len(arrays.rows) == len(arrays.counts)
-        and len(arrays.large_positions) == len(arrays.large_counts)
-        and len(arrays.block_counts) == len(arrays.block_lengths) == blocks
-    )
-    if not fits:
-        raise _damaged(folder, "its arrays do not fit together")
+    # What each file must agree with; the first that does not is named.
+    fits = {
+        "term_runs": len(arrays.term_offsets) == len(arrays.term_runs) > 0
+        and arrays.term_runs[-1] == len(arrays.run_windows),
+        "term_offsets": len(arrays.term_offsets) > 0
+        and arrays.term_offsets[-1] == len(arrays.terms),
+        "run_starts": len(arrays.run_starts) == len(arrays.run_windows) + 1
+        and arrays.run_starts[-1] == len(arrays.rows),
+        "counts": len(arrays.counts) == len(arrays.rows),
+        "large_counts": len(arrays.large_positions) == len(arrays.large_counts),
+        "block_counts": len(arrays.block_counts) == blocks,
+        "block_lengths": len(arrays.block_lengths) == blocks,
+    }
+    for name, fit in fits.items():
+        if not fit:
+            raise _damaged(folder / f"{name}.npy", "it does not fit the other arrays")
     return arrays
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from rag.collection import folders, manifest
 from rag.collection.build import Built, Settings, aside, index_key, kind_of
@@ -19,16 +21,23 @@ from rag.collection.snapshot import read_deleted
 from rag.collection.writing import (
     Done,
     Job,
-    commit_after,
-    finish,
     index_entries,
     settings_of,
+    with_deleted,
 )
+from rag.errors import Conflict, Damaged
 from rag.passages import FieldType, passage_schema
 
 
 def compact(collection: Path, job: Job) -> Done:
-    """Merge neighbouring segments up to the job's rows, and drop deleted rows."""
+    """Merge neighbouring segments up to the job's rows, and drop deleted rows.
+
+    What others add or delete meanwhile is kept: new segments stay, and newly hidden rows are
+    hidden in the merged segments.
+
+    Raises:
+        Conflict: another job rewrote the segments meanwhile.
+    """
     old = manifest.read(collection)
     tasks = list(_compactions(collection, old, job.segment_rows))
     if not tasks:
@@ -37,32 +46,75 @@ def compact(collection: Path, job: Job) -> Done:
     for done, (task, built) in enumerate(job.executor.map(build_compacted, tasks), 1):
         receipts[task.folders[0]] = built
         job.progress("merge", done, len(tasks))
-    segments = _replaced(old, tasks, receipts)
-    new = old.model_copy(
+
+    def change(current: Manifest) -> Manifest:
+        _check_still(collection, old, current, tasks)
+        return _rewritten(collection, current, tasks, receipts)
+
+    committed = manifest.commit(collection, change)
+    dropped = sum(sum(task.rows) for task in tasks) - sum(b.entry.rows for b in receipts.values())
+    return Done(committed, deleted=dropped)
+
+
+def _check_still(
+    collection: Path, old: Manifest, current: Manifest, tasks: Sequence[CompactTask]
+) -> None:
+    """Whether what the tasks merged still stands in ``current``, row by row and side by side."""
+    names = [entry.folder for entry in current.segments]
+    for task in tasks:
+        first = names.index(task.folders[0]) if task.folders[0] in names else 0
+        if tuple(names[first : first + len(task.folders)]) != task.folders:
+            raise Conflict(f"{collection}: was rewritten while the job ran; run the command again")
+    if settings_of(old) != settings_of(current):
+        raise Conflict(f"{collection}: its indexes changed while the job ran; run it again")
+
+
+def _rewritten(
+    collection: Path,
+    current: Manifest,
+    tasks: Sequence[CompactTask],
+    receipts: Mapping[str, Built],
+) -> Manifest:
+    """``current`` with each run of a task replaced by what was built from it."""
+    inside = {folder for task in tasks for folder in task.folders}
+    segments = [built for built in _replaced(current, inside, receipts) if built.entry.rows]
+    new = current.model_copy(
         update={
             "segments": tuple(built.entry for built in segments),
-            "indexes": index_entries(old, [built.indexes for built in segments]),
-            "deleted": {},
+            "indexes": index_entries(current, [built.indexes for built in segments]),
+            "deleted": {k: rows for k, rows in current.deleted.items() if k not in inside},
         }
     )
-    committed = commit_after(collection, old, lambda _: new)
-    finish(collection)
-    return Done(committed, deleted=old.rows - committed.rows)
+    carried = {
+        receipts[task.folders[0]].entry.folder: rows
+        for task in tasks
+        if len(rows := _hidden_since(collection, current, task))
+    }
+    return with_deleted(collection, new, carried)
 
 
 def _replaced(
-    old: Manifest, tasks: Sequence[CompactTask], receipts: Mapping[str, Built]
-) -> list[Built]:
-    """The segments in order, each run of a task replaced by what was built from it."""
-    inside = {folder for task in tasks for folder in task.folders}
-    segments = []
-    for place, entry in enumerate(old.segments):
+    current: Manifest, inside: Collection[str], receipts: Mapping[str, Built]
+) -> Iterator[Built]:
+    for place, entry in enumerate(current.segments):
         if entry.folder in receipts:
-            segments.append(receipts[entry.folder])
+            yield receipts[entry.folder]
         elif entry.folder not in inside:
-            indexes = {name: index.folders[place] for name, index in old.indexes.items()}
-            segments.append(Built(entry, indexes))
-    return [built for built in segments if built.entry.rows]
+            indexes = {name: index.folders[place] for name, index in current.indexes.items()}
+            yield Built(entry, indexes)
+
+
+def _hidden_since(collection: Path, current: Manifest, task: CompactTask) -> NDArray[np.int64]:
+    """The rows of the merged segment that were hidden after the task was made, ascending."""
+    found: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    start = 0
+    for folder, rows, gone in zip(task.folders, task.rows, task.deleted, strict=True):
+        kept = np.setdiff1d(np.arange(rows), np.array(gone or (), np.int64))
+        if folder in current.deleted:
+            hidden = read_deleted(collection, current.deleted[folder])
+            found.append(start + np.flatnonzero(np.isin(kept, hidden)))
+        start += len(kept)
+    return np.concatenate(found)
 
 
 def _compactions(collection: Path, old: Manifest, rows: int) -> Iterator[CompactTask]:
@@ -124,6 +176,7 @@ class CompactTask:
 
 def build_compacted(task: CompactTask) -> Built:
     """Write the segment of a ``CompactTask`` and merge its indexes; no text is tokenised again."""
+    _check(task)
     keep = [
         None if gone is None else ~np.isin(np.arange(rows), gone)
         for rows, gone in zip(task.rows, task.deleted, strict=True)
@@ -152,6 +205,15 @@ def build_compacted(task: CompactTask) -> Built:
     return Built(
         SegmentEntry(folder=name, rows=rows, characters=characters, covers=tuple(covers)), built
     )
+
+
+def _check(task: CompactTask) -> None:
+    """``Damaged`` if a byte of what is merged changed: the new folder's sums would bless it."""
+    paths = [task.collection / "segments" / folder for folder in task.folders]
+    for name, names in task.index_folders.items():
+        paths += [task.collection / "indexes" / name / folder for folder in names]
+    for error in itertools.chain.from_iterable(map(folders.damage, paths)):
+        raise Damaged(f"{error}; 'rag index' from the source repairs it")
 
 
 def _kept(file: Path, mask: np.ndarray[Any, np.dtype[np.bool_]] | None) -> Iterator[pa.RecordBatch]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -83,14 +84,36 @@ class Segment:
                 batch.validate()
             return batches
         except (pa.ArrowException, OSError) as error:
-            raise Damaged(
-                f"{self.folder / name}: is damaged ({error}); 'rag verify' names all damage"
-            ) from None
+            raise self._damaged(name, error) from None
 
     @cached_property
     def batches(self) -> list[pa.RecordBatch]:
-        """The passages in order, mapped."""
-        return self._read(PASSAGES)
+        """The passages in order, mapped; what their buffers hold is not checked."""
+        batches = self._read(PASSAGES)
+        rows = sum(batch.num_rows for batch in batches)
+        if rows != self.rows:
+            raise self._damaged(PASSAGES, f"it has {rows} rows, the manifest says {self.rows}")
+        return batches
+
+    def whole_batches(self) -> Iterator[pa.RecordBatch]:
+        """The passages in order; ``Damaged`` where a batch does not hold valid text."""
+        for batch in self.batches:
+            with self._checking():
+                batch.validate(full=True)
+            yield batch
+
+    def _damaged(self, name: str, what: object) -> Damaged:
+        return Damaged(
+            f"{self.folder / name}: is damaged ({what}); 'rag verify' names all damage, and "
+            "'rag index' from the source repairs it"
+        )
+
+    @contextmanager
+    def _checking(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, KeyError) as error:
+            raise self._damaged(PASSAGES, error) from None
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -99,7 +122,10 @@ class Segment:
 
     @cached_property
     def _ids(self) -> list[tuple[NDArray[np.uint64], NDArray[np.uint32]]]:
-        return [(part["hash"].to_numpy(), part["row"].to_numpy()) for part in self._read(IDS)]
+        tables = self._read(IDS)
+        if [part.schema for part in tables] != [_IDS_SCHEMA] * 2:
+            raise self._damaged(IDS, "it does not hold the two tables from hash to row")
+        return [(part["hash"].to_numpy(), part["row"].to_numpy()) for part in tables]
 
     def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """The row of each passage id, (n,) int64, -1 where the segment has none."""
@@ -134,6 +160,8 @@ class Segment:
         # A hash may stand for two ids, so the ids themselves decide.
         candidates = np.concatenate([rows[low[hit] : high[hit]] for hit in hits]).astype(np.int64)
         owners = np.repeat(hits, (high - low)[hits])
+        if candidates.max() >= self.rows:
+            raise self._damaged(IDS, f"it names row {candidates.max()} of {self.rows}")
         texts = self.take(candidates, (column,))[column].to_pylist()
         for owner, row, text in zip(owners.tolist(), candidates.tolist(), texts, strict=True):
             if text == names[owner] and found[owner] < 0:
@@ -147,9 +175,29 @@ class Segment:
         tables = []
         for place in np.unique(places).tolist():
             local = unique[places == place] - self.starts[place]
-            batch = self.batches[place].select(list(columns))
-            tables.append(pa.Table.from_batches([batch.take(pa.array(local))]))
+            with self._checking():
+                batch = self.batches[place].select(list(columns))
+                tables.append(pa.Table.from_batches([_taken(batch, local)]))
         if not tables:
             return pa.Table.from_batches([self.batches[0].slice(0, 0).select(list(columns))])
         table = pa.concat_tables(tables).combine_chunks()
         return table.take(pa.array(inverse))
+
+
+def _taken(batch: pa.RecordBatch, rows: NDArray[np.int64]) -> pa.RecordBatch:
+    """These rows of a mapped batch; ``ArrowInvalid`` where they do not hold valid text.
+
+    ``take`` trusts the offsets of strings, and damaged ones would have it read anywhere. Checking
+    those of the wanted rows alone costs what they cost, however large the segment is.
+    """
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_string(column.type):
+            _, marks, text = column.buffers()
+            offsets = np.frombuffer(marks, np.int32)[column.offset :]
+            starts, ends = offsets[rows], offsets[rows + 1]
+            size = text.size if text is not None else 0
+            if (starts < 0).any() or (ends < starts).any() or (ends > size).any():
+                raise pa.ArrowInvalid(f"column {name!r}: a text lies outside the file")
+    taken = batch.take(pa.array(rows))
+    taken.validate(full=True)
+    return taken
