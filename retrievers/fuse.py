@@ -24,8 +24,10 @@ class Fuse(Stage, name="fuse"):
     ``rrf`` is reciprocal rank fusion: a passage's score is the sum over the rankings of
     weight / (60 + rank), rank from 1 (Cormack, Clarke and Büttcher, SIGIR 2009). It needs no
     comparable scores. ``linear`` is the sum of weight x score (CombSUM, Fox and Shaw, TREC-2,
-    1994), each ranking's scores first brought to one scale by ``normalize``
-    (``rag.retrievers.normalize``).
+    1994), the scores of each ranking of a row first brought to one scale by ``normalize``:
+    ``minmax`` puts the lowest at 0 and the highest at 1; ``zscore`` puts three standard deviations
+    below the mean at 0 and three above at 1; ``rank`` spreads the ranks evenly from 1 down. The
+    formulas, and what equal scores become, stand in ``rag.retrievers.normalize``.
 
     A passage that a ranking does not hold counts 0 there, and one that stands in it twice counts
     where it stands first. Ranks are those of the reading order, so fuse before ``reorder``. Ties go
