@@ -385,7 +385,7 @@ def _drop(sums: Arrays, touched: Arrays, size: Number, keep: Arrays) -> Number:
 
 
 @kernel
-def kept_rows(keep: Arrays) -> tuple[Arrays, Arrays, bool]:
+def kept_rows(keep: Arrays) -> tuple[Arrays, Arrays, Any]:
     """The kept rows of each window in which they are few, at most one in ``FEW``.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,27 +52,23 @@ class _Plan(NamedTuple):
     """(t,) df, the rows that hold each."""
 
 
-class _Filter(NamedTuple):
-    """Which rows of one folder may be found, as the kernel ``search`` takes it."""
+class _Kept(NamedTuple):
+    """What the kernel ``kept_rows`` says of the rows of one folder that may be found."""
 
-    keep: NDArray[np.bool_]
     starts: NDArray[np.int64]
     kept: NDArray[np.uint16]
     few: bool
 
 
-_NO_FILTER = _Filter(
-    frozen(np.zeros(0, np.bool_)), frozen(np.zeros(0, np.int64)), frozen(np.zeros(0, np.uint16)),
-    few=False,
-)  # fmt: skip
+_ALL = frozen(np.zeros(0, np.bool_))
+_NOT_ASKED = _Kept(frozen(np.zeros(0, np.int64)), frozen(np.zeros(0, np.uint16)), few=False)
 
 
-def _filter(keep: NDArray[np.bool_]) -> _Filter:
+def _kept(keep: NDArray[np.bool_]) -> _Kept:
     from rag.indexers import _kernels_search
 
-    own = frozen(np.ascontiguousarray(keep).view())
-    starts, kept, few = _kernels_search.kept_rows(own)
-    return _Filter(own, frozen(starts), frozen(kept), bool(few))
+    starts, kept, few = _kernels_search.kept_rows(keep)
+    return _Kept(frozen(starts), frozen(kept), bool(few))
 
 
 class LexicalIndex:
@@ -95,8 +92,8 @@ class LexicalIndex:
         self._firsts = np.cumsum([0, *(len(part.lengths) for part in parts)])
         self.rows = int(self._firsts[-1])
         self._mean = max(tokens / max(self.rows, 1), 1e-9)  # |d| on average
-        self._unfiltered = [_NO_FILTER] * len(self._parts)
-        self._known: dict[int, tuple[weakref.ref[Any], Sequence[_Filter]]] = {}
+        self._unfiltered = [_NOT_ASKED] * len(self._parts)
+        self._known: dict[int, tuple[weakref.ref[Any], Sequence[_Kept]]] = {}
         self._spare: list[tuple[NDArray[np.float32], NDArray[np.uint16]]] = []
 
     def tokens(self, text: str) -> list[str]:
@@ -234,24 +231,26 @@ class LexicalIndex:
         planned = _kernels_search.plan(ends, ids, self.rows, holding)
         return _Plan(*planned, found, names, holding)
 
-    def _filters(self, keep: NDArray[np.bool_] | None) -> Sequence[_Filter]:
+    def _filters(
+        self, keep: NDArray[np.bool_] | None
+    ) -> tuple[list[NDArray[np.bool_]], Sequence[_Kept]]:
         """What the kernel needs of ``keep`` for each folder; remembered as long as ``keep`` lives.
 
         Only of a read-only array, as a snapshot's are: another might change between two calls.
         """
         if keep is None:
-            return self._unfiltered
+            return [_ALL] * len(self._parts), self._unfiltered
+        whole = frozen(np.ascontiguousarray(keep).view())
+        spans = pairwise(self._firsts.tolist())
+        masks = [whole[first:last] for first, last in spans]
         known = self._known.get(id(keep))
         if known is not None and known[0]() is keep:
-            return known[1]
-        made = [
-            _filter(keep[first : first + len(part.lengths)])
-            for first, part in zip(self._firsts, self._parts, strict=False)
-        ]
+            return masks, known[1]
+        made = [_kept(mask) for mask in masks]
         if not keep.flags.writeable:
             key = id(keep)
             self._known[key] = weakref.ref(keep, lambda _: self._known.pop(key, None)), made
-        return made
+        return masks, made
 
     def _run(
         self,
@@ -259,7 +258,7 @@ class LexicalIndex:
         span: tuple[int, int],
         k: int,
         factors: tuple[np.float32, np.float32],
-        filters: Sequence[_Filter],
+        filters: tuple[Sequence[NDArray[np.bool_]], Sequence[_Kept]],
     ) -> tuple[NDArray[Any], ...]:
         """Hits per query (q,), rows (m,) and scores (m,) of the queries from ``span``."""
         from rag.indexers import _kernels_search
@@ -275,13 +274,13 @@ class LexicalIndex:
         except IndexError:
             sums = np.zeros(postings.WINDOW, np.float32)
             room = sums, np.empty(postings.WINDOW + 1, np.uint16)
-        for part, found, first, kept in zip(
-            self._parts, plan.found, self._firsts, filters, strict=False
+        for part, found, first, keep, rest in zip(
+            self._parts, plan.found, self._firsts, *filters, strict=False
         ):
             local = found[terms]
             _kernels_search.search(
-                part, first, bounds - bounds[0], local, weights, *factors, *kept, *room,
-                scores, rows, sizes,
+                part, first, bounds - bounds[0], local, weights, *factors,
+                keep, rest.starts, rest.kept, rest.few, *room, scores, rows, sizes,
             )  # fmt: skip
         self._spare.append(room)
         return (sizes, *_kernels_search.sorted_hits(scores, rows, sizes))

@@ -86,12 +86,18 @@ TEXTS = st.lists(st.lists(WORD, max_size=12).map(" ".join), max_size=30)
     st.lists(st.lists(WORD, max_size=5).map(" ".join), max_size=4),
     st.integers(1, 40),
     st.sampled_from([(0.9, 0.4), (1.2, 0.75), (0.0, 0.0), (2.0, 1.0)]),
+    st.sampled_from([0.0, 0.1, 0.7]),
     st.randoms(use_true_random=False),
 )
 def test_search_equals_the_formula(
-    texts: list[str], queries: list[str], k: int, k1_b: tuple[float, float], random: Any
+    texts: list[str],
+    queries: list[str],
+    k: int,
+    k1_b: tuple[float, float],
+    share: float,
+    random: Any,
 ) -> None:
-    keep = np.array([random.random() < 0.7 for _ in texts], bool)
+    keep = np.array([random.random() < share for _ in texts], bool)
     with tempfile.TemporaryDirectory() as name:
         index = PLAIN.open([built(texts, Path(name) / "i")])
         for mask in (None, keep):
@@ -175,6 +181,50 @@ def test_pruning_changes_nothing(wide: tuple[list[str], list[str], Path]) -> Non
         assert hits(index.search(queries, k)) == [found[:k] for found in everything]
     for query, found in list(zip(queries, everything, strict=True))[:2]:
         same(found, oracle(texts, query, 0.9, 0.4), len(texts))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.1, 0.13, 0.999])
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_a_filter_leaves_out_the_other_rows_and_nothing_else(
+    wide: tuple[list[str], list[str], Path], share: float, contiguous: bool
+) -> None:
+    texts, queries, folder = wide
+    queries = queries[:20]
+    one, seven = PLAIN.open([folder / "one"]), PLAIN.open(sevenths(folder))
+    everything = hits(one.search(queries, len(texts)))
+    keep = np.random.default_rng(2).random(len(texts)) < share
+    if contiguous:  # across the border of two windows
+        keep[:] = False
+        keep[60_000 : 60_000 + int(share * 80_000)] = True
+    keep.flags.writeable = False
+    for k in (1, 10, 500):
+        wanted = [[hit for hit in found if keep[hit[0]]][:k] for found in everything]
+        for index in (one, seven, one):
+            assert hits(index.search(queries, k, keep=keep)) == wanted
+        assert hits(one.search(queries[:1], k, keep=keep)) == wanted[:1]
+
+
+def test_a_filter_with_counts_beyond_254(tmp_path: Path) -> None:
+    texts = ["aa bb " * (n % 600) + "cc" for n in range(2000)]
+    index = PLAIN.open([built(texts, tmp_path / "i")])
+    keep = np.arange(2000) % 97 == 3
+    same(hits(index.search(["aa bb cc"], 5, keep=keep))[0],
+         oracle(texts, "aa bb cc", 0.9, 0.4, keep), 5)  # fmt: skip
+
+
+def test_a_mask_that_changes_between_searches_is_read_again(tmp_path: Path) -> None:
+    index = PLAIN.open([built(["aa"] * 40, tmp_path / "i")])
+    keep = np.zeros(40, bool)
+    for row in (3, 5):
+        keep[:] = False
+        keep[row] = True
+        assert [row for row, _ in hits(index.search(["aa"], 9, keep=keep))[0]] == [row]
+    keep.flags.writeable = False
+    for _ in range(2):
+        assert [row for row, _ in hits(index.search(["aa"], 9, keep=keep))[0]] == [5]
+    assert len(index._known) == 1
+    del keep
+    assert not index._known
 
 
 def test_merge_across_windows(wide: tuple[list[str], list[str], Path], tmp_path: Path) -> None:
