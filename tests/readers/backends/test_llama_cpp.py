@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rag.backend import Conversation, Reply, Session
 from rag.errors import BackendFailed, InvalidInput, MissingExtra, NotFound
-from rag.readers.backends import llama_cpp as module
+from rag.readers.backends import gguf, llama_cpp
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.stage import Context
 
@@ -110,7 +110,8 @@ def without(monkeypatch: pytest.MonkeyPatch, *absent: str) -> None:
             return None
         return importlib.util.find_spec(name) or ModuleSpec(name, None)
 
-    monkeypatch.setattr(module, "find_spec", find)
+    for module in (gguf, llama_cpp):
+        monkeypatch.setattr(module, "find_spec", find)
 
 
 def test_a_missing_runtime_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from rag.errors import BackendFailed, InvalidInput
 from rag.ranking import Ranking
 from rag.readers import Generate
 from rag.readers.backends import http_json
-from rag.readers.backends.llama_cpp import LlamaCpp, _path
+from rag.readers.backends.gguf import gguf_file
+from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.readers.backends.openai import OpenAI
 from rag.stage import Context
 from rag.testing import MemorySnapshot, check_stage
@@ -40,7 +41,7 @@ def llama_server(smollm2: LlamaCpp) -> Iterator[str]:
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(_path(smollm2.model))
+    parameters.model.path = str(gguf_file(smollm2.model, "llama_cpp"))
     parameters.n_ctx, parameters.n_parallel, parameters.verbosity = 512, 1, 0
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     parameters.warmup, parameters.api_keys = False, [KEY]

@@ -1,0 +1,292 @@
+"""A model of transformers, loaded from a folder: its prompts, its batches, its replies."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from rag.backend import Conversation, Reply
+from rag.errors import BackendFailed, InvalidInput, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How the answers of one call are written; see the contract in ``rag.backend``."""
+
+    max_tokens: int
+    temperature: float
+    stop: Sequence[str]
+    seed: int
+
+
+class Model:
+    """One loaded model with its tokenizer; threads take turns at it."""
+
+    def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
+        """Hold a ``model`` that errors call ``name``."""
+        self._name, self._model, self._tokenizer = name, model, tokenizer
+        self._two_sided = bool(model.config.is_encoder_decoder)
+        self._ids = _token_ids(model, tokenizer)
+        self._ends = frozenset(self._ids["eos_token_id"] or ())
+        self._generating, self._tokenizing = threading.Lock(), threading.Lock()
+        self.count = lru_cache(maxsize=16_384)(self._count)
+
+    def _count(self, text: str) -> int:
+        return len(self._tokens(text, special=False))
+
+    def _tokens(self, text: str, *, special: bool) -> list[int]:
+        with self._tokenizing:  # a fast tokenizer refuses a second thread while it is being set
+            found: list[int] = self._tokenizer(
+                text, add_special_tokens=special, truncation=False, verbose=False
+            )["input_ids"]
+        return found
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(
+            self._tokenizer.decode(
+                tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def prompt(self, conversation: Conversation, max_tokens: int) -> list[int]:
+        """The tokens of a conversation, by the chat template where the tokenizer has one.
+
+        Raises:
+            BackendFailed: the template refuses it, or with the answer it is over the context.
+        """
+        from jinja2 import TemplateError
+
+        messages = [dict(message) for message in conversation]
+        if self._tokenizer.chat_template is None:
+            text = "\n\n".join(message["content"] for message in messages)
+            tokens = self._tokens(text, special=True)
+        else:
+            try:
+                text = self._tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True
+                )
+            except TemplateError as error:
+                raise BackendFailed(
+                    f"the chat template of {self._name} refuses the conversation: {error}"
+                ) from error
+            tokens = self._tokens(text, special=False)
+        self._check_length(len(tokens), max_tokens)
+        return tokens
+
+    def _check_length(self, prompt: int, answer: int) -> None:
+        limit = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
+        # An encoder and its decoder each count their own positions.
+        most = max(prompt, answer + 1) if self._two_sided else prompt + answer
+        if not prompt:
+            raise BackendFailed(f"{self._name}: the prompt has no tokens")
+        if limit is not None and most > limit:
+            raise BackendFailed(
+                f"{self._name}: the prompt has {prompt} tokens and the answer may have {answer}, "
+                f"but the model's context is {limit}; lower 'budget' or 'max_tokens' of generate"
+            )
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        writing: Writing,
+        tell: Callable[[str], None] | None = None,
+    ) -> list[Reply | Exception]:
+        """The replies to one batch of prompts (token ids, of any lengths).
+
+        ``tell`` hears the text written so far after each token; for a batch of one.
+        """
+        import torch
+        from transformers import GenerationConfig
+
+        from rag.readers.backends.decoding import Choosing, Watching, seed_of
+
+        seeds = [seed_of(writing.seed, prompt) for prompt in prompts]
+        choosing = Choosing(writing.temperature, seeds)
+        watching = Watching(writing.stop, self._text, choosing, tell)
+        try:
+            with self._generating, torch.inference_mode():
+                rows = self._model.generate(
+                    **self._padded(prompts),
+                    generation_config=GenerationConfig(
+                        **self._ids,
+                        max_new_tokens=writing.max_tokens,
+                        do_sample=False,  # `choosing` draws
+                        num_beams=1,
+                    ),
+                    logits_processor=[choosing],
+                    stopping_criteria=[watching] if writing.stop or tell else [],
+                )
+        except RuntimeError as error:  # torch's: the memory, or the device
+            failed = BackendFailed(
+                f"{self._name}: {str(error).strip()}; if memory is short, lower 'batch_size' of "
+                "transformers or 'budget' of generate"
+            )
+            return [failed] * len(prompts)
+        written = rows[:, choosing.start :].tolist()
+        pairs = zip(written, choosing.logprobs, strict=False)
+        return [self._reply(tokens, logprobs, writing.stop) for tokens, logprobs in pairs]
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Ids and mask, (b, longest) int64 each: padded at the left where the model goes on there.
+
+        A decoder writes after its prompt, so that all prompts have to end in one column; the
+        encoder of a sequence-to-sequence model has learnt its positions from the left.
+        """
+        import torch
+
+        longest = max(map(len, prompts))
+        ids, mask = [], []
+        for prompt in prompts:
+            padding = longest - len(prompt)
+            pad, one, zero = [self._ids["pad_token_id"]] * padding, [1] * len(prompt), [0] * padding
+            ids.append([*prompt, *pad] if self._two_sided else [*pad, *prompt])
+            mask.append([*one, *zero] if self._two_sided else [*zero, *one])
+        device = self._model.device
+        return {
+            "input_ids": torch.tensor(ids, device=device),
+            "attention_mask": torch.tensor(mask, device=device),
+        }
+
+    def _reply(
+        self, tokens: list[int], logprobs: Sequence[float], stop: Sequence[str]
+    ) -> Reply | Exception:
+        """What one row wrote, up to its end token or its first stop text."""
+        ends = [at for at, token in enumerate(tokens) if token in self._ends]
+        tokens = tokens[: ends[0]] if ends else tokens
+        text = self._text(tokens)
+        stops = [at for at in map(text.find, stop) if at >= 0]
+        if stops:
+            text = text[: min(stops)].rstrip()
+            size = 0
+            while not self._text(tokens[:size]).startswith(text):
+                size += 1
+            tokens = tokens[:size]
+        kept = tuple(logprobs[: len(tokens)])
+        if any(map(math.isnan, kept)):
+            return BackendFailed(
+                f"{self._name}: its numbers overflow in this dtype; use float32 or bfloat16"
+            )
+        if not text.strip():
+            return BackendFailed("the model wrote nothing; raise max_tokens, or look at 'stop'")
+        return Reply(text.strip(), "stop" if ends or stops else "length", kept)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model = None
+
+
+def _token_ids(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """The special tokens of a model; everything else that it says on generation is put away.
+
+    Its penalties, beams and sampling would come on top of what ``generate`` was asked for.
+    """
+    from transformers import GenerationConfig
+
+    given = model.generation_config
+    names = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+    ids = {name: getattr(given, name, None) for name in names}
+    ends = given.eos_token_id
+    ends = list(ends) if isinstance(ends, list | tuple) else [ends]
+    # A chat model may end its turn with another token than its texts.
+    ends = sorted({end for end in [*ends, tokenizer.eos_token_id] if end is not None})
+    pads = [tokenizer.pad_token_id, given.pad_token_id, *ends, 0]
+    ids["pad_token_id"] = next(pad for pad in pads if pad is not None)
+    ids["eos_token_id"] = ends or None
+    model.generation_config = GenerationConfig(**ids)
+    return ids
+
+
+def family(config: Any) -> Any:
+    """The class that loads a model: causal, or sequence-to-sequence, as its config says."""
+    import transformers
+
+    two_sided = getattr(config, "is_encoder_decoder", False)
+    return transformers.AutoModelForSeq2SeqLM if two_sided else transformers.AutoModelForCausalLM
+
+
+def load(name: str, folder: Path, *, dtype: str, device: str | None) -> Model:
+    """Load the model in ``folder``: safetensors only, no code of the model's own, no network.
+
+    Raises:
+        NotFound: the folder holds no model.
+        InvalidInput: its weights are pickled, or there is no such device.
+        BackendFailed: transformers cannot load it, or weights are missing.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoTokenizer
+
+    place = _device(device)
+    _check(name, folder)
+    only: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, **only)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **only)
+            model, found = family(config).from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                **only,
+            )
+            model = model.to(place).eval()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise BackendFailed(
+            f"cannot load the model {name}: {str(error).strip()} (in {folder}; a model that brings "
+            "code of its own is not loaded)"
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise BackendFailed(
+            f"{name} is no model that writes text: {len(missing)} weights are missing for that, "
+            f"such as {missing[0]}; use a causal or a sequence-to-sequence language model"
+        )
+    return Model(name, model, tokenizer)
+
+
+def _device(device: str | None) -> str:
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    kind = device.partition(":")[0]
+    if kind in there and not there[kind]():
+        raise InvalidInput(f"device {device!r}: torch finds none on this machine; use cpu")
+    return device
+
+
+def _check(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise NotFound(f"{name}: {folder} holds no model (no config.json)")
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")):
+        raise InvalidInput(
+            f"{name}: its weights are pickled (.bin), which can run code, so they are not read; "
+            "use a model with .safetensors, or convert this one with transformers' save_pretrained"
+        )
+    raise NotFound(f"{name}: {folder} holds no weights (*.safetensors)")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings off the terminal for a while."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
