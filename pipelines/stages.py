@@ -41,7 +41,7 @@ class _Checked:
         except MissingColumn as error:
             said = "" if self.unknown else str(error)
         except Exception as error:  # noqa: BLE001 - a plugin raises what it likes; go on
-            said = reason(error)
+            said = "" if _lacks_a_key(stage) else reason(error)
         if said and not quiet:
             self._report.add(spot.place, spot.path, said)
         try:
@@ -79,6 +79,12 @@ def read_stages(items: Node, report: Report, folder: Path) -> list[Stage]:
         quiet = guessed or "of" in wrong
         columns.after(_nearest(cls, spot.node, wrong), spot, quiet=quiet)
     return stages
+
+
+def _lacks_a_key(stage: Stage) -> bool:
+    """Whether a stage made of what is right in wrong settings lacks a key that it requires."""
+    fields = type(stage).model_fields.items()
+    return any(field.is_required() and not hasattr(stage, key) for key, field in fields)
 
 
 def relative(path: str, folder: Path) -> str:

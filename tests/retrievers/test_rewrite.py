@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rag.batch import Batch
-from rag.errors import InvalidInput, MissingColumn
+from rag.errors import InvalidFile, InvalidInput, MissingColumn
 from rag.pipeline import Pipeline
 from rag.retrievers import Rewrite
 from rag.retrievers.template import Template
@@ -99,3 +100,14 @@ def test_settings_that_cannot_be_used(settings: dict[str, Any], said: str) -> No
     with pytest.raises(ValidationError) as caught:
         Rewrite(**settings)
     assert said in str(caught.value)
+
+
+def test_a_wrong_template_in_a_file_is_one_error_at_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(
+        "kind: pipeline\nstages:\n  - rewrite: {template: '{question'}\n  - bm25\n  - extract\n"
+    )
+    with pytest.raises(InvalidFile) as caught:
+        Pipeline.load(file)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.key) == (3, "stages[0].rewrite.template")
