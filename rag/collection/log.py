@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,9 +16,16 @@ from rag.collection.folders import key_of
 
 def listing(files: Sequence[Path], settings: Any) -> str:
     """A hash of the files' paths, sizes, times and inodes, and of the settings of a job."""
-    stats = [(str(path.absolute()), path.stat()) for path in files]
-    rows = [[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats]
-    return key_of(rows, settings)
+    return key_of([_stat(path) for path in files], settings)
+
+
+def _stat(path: Path) -> list[str | int]:
+    try:
+        stat = path.stat()
+    except OSError as error:  # a link that leads nowhere: reading the source says what is wrong
+        return [ascii(str(path.absolute())), str(error.errno)]
+    name = os.fsencode(path.absolute()).decode(errors="backslashreplace")
+    return [name, stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
 def record(collection: Path, number: int, **entry: Any) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from copy import copy
 from typing import Any, NamedTuple
 
 from rag.errors import BadRow, InvalidInput
@@ -14,6 +15,11 @@ from rag.sources.values import CELL, JSON, WANTED, either, show, what
 
 ID_KEYS = ("_id", "id", "docid")
 TEXT_KEYS = ("text", "contents")
+_CELLS = ("csv", "dpr", "msmarco", "seal", "tsv")
+_NO_HEADER = (
+    "; if the file has no header line, give the source the type 'msmarco' (id, text) "
+    "or 'seal' (id, title, text)"
+)
 
 _dump = json.JSONEncoder(
     ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
@@ -37,7 +43,8 @@ class Documents:
 
     Ids are strings; a JSON integer is taken by its decimal form (``7`` and ``"7"`` are one id),
     a float, a boolean or null is not. An absent or null title is the empty string. An absent or
-    null declared field is null; in CSV and TSV an empty cell is null unless the field is a str.
+    null declared field is null; in CSV, TSV and their kin an empty cell is null unless the field
+    is a str.
     An int is not a str, a float without decimals is not an int, but an int is a float.
 
     A text must hold more than whitespace, with one exception: a BEIR document that has a title,
@@ -53,15 +60,23 @@ class Documents:
         """
         _check_settings(source, fields)
         keys = source.fields
+        kilt = source.type == "kilt"
         self._file = file
-        self._id_keys = (keys["id"],) if "id" in keys else ID_KEYS
+        self._type = source.type
+        self._id_keys = (keys["id"],) if "id" in keys else ("wikipedia_id",) * kilt + ID_KEYS
         self._text_keys = (keys["text"],) if "text" in keys else TEXT_KEYS
-        self._title_key = keys.get("title", "title")
+        self._title_key = keys.get("title", "wikipedia_title" if kilt else "title")
         self._title_needed = "title" in keys
         self._declared = [(name, kind, keys.get(name, name)) for name, kind in fields.items()]
         self._used = {self._title_key, *(key for _, _, key in self._declared)}
-        self._coerce = CELL if source.type in ("csv", "tsv") else JSON
+        self._coerce = CELL if source.type in _CELLS else JSON
         self._titles_suffice = source.type == "beir"
+
+    def of(self, file: str) -> Documents:
+        """The same for the rows of another file."""
+        other = copy(self)
+        other._file = file
+        return other
 
     def check_header(self, names: list[str], line: int) -> None:
         """Raise ``BadRow`` unless the header ``names`` each column once, and all that is read."""
@@ -69,15 +84,28 @@ class Documents:
             if names.count(name) > 1:
                 found = f"the header names {show(name)} {names.count(name)} times"
                 raise BadRow(self._file, line, name, found, "give each column its own name")
+        for column, keys in self._missing(names):
+            found = f"the header has no {either(keys)}; it has {show(', '.join(names), 200)}"
+            fix = f"add the column, or say in the source's fields which one is the {column}"
+            if self._type == "tsv" and column in ("id", "text"):
+                fix += _NO_HEADER
+            raise BadRow(self._file, line, column, found, fix)
+
+    def check_columns(self, names: tuple[str, ...]) -> None:
+        """Raise ``InvalidInput`` unless a type whose columns are ``names`` has all that is read."""
+        for column, keys in self._missing(names):
+            raise InvalidInput(
+                f"source: type {self._type!r} has the columns {', '.join(names)}, and none called "
+                f"{either(keys)} for {column!r}; correct the source's fields, or do not declare it"
+            )
+
+    def _missing(self, names: Collection[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """The columns that are read and not among ``names``, and what they may be called."""
         needed = [("id", self._id_keys), ("text", self._text_keys)]
         if self._title_needed:
             needed.append(("title", (self._title_key,)))
         needed += [(name, (key,)) for name, _, key in self._declared]
-        for column, keys in needed:
-            if not any(key in names for key in keys):
-                found = f"the header has no {either(keys)}; it has {show(', '.join(names), 200)}"
-                fix = f"add the column, or say in the source's fields which one is the {column}"
-                raise BadRow(self._file, line, column, found, fix)
+        return (each for each in needed if not any(key in names for key in each[1]))
 
     def __call__(self, row: Row) -> Document:
         """Check one row, and raise what is wrong with it."""
@@ -102,7 +130,8 @@ class Documents:
             [self._value(row, values.get(key), name, kind) for name, kind, key in self._declared],
             self._meta(row, rest) if rest else "{}",
         )
-        if b"\\u" in row.raw:  # only an escape can bring in half a surrogate pair
+        # In a line of UTF-8 only an escape can bring in half a surrogate pair.
+        if not row.raw or b"\\u" in row.raw:
             self._check_unicode(document)
         return document
 

@@ -63,6 +63,17 @@ class Lines:
         if last := b"".join(pending):
             yield number, last
 
+    def whole(self) -> bytes:
+        """All bytes of the file, decompressed, without its mark; it raises what iterating does."""
+        try:
+            return b"".join(self._chunks())
+        except pa.ArrowException as error:
+            raise self._damaged(1, error) from error
+        except OSError as error:
+            if error.errno is not None or isinstance(error, Damaged):
+                raise
+            raise self._damaged(1, error) from error
+
     def _chunks(self) -> Iterator[bytes]:
         with ExitStack() as stack:
             file = stack.enter_context(pa.OSFile(str(self._path), "rb"))

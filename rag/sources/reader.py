@@ -13,9 +13,10 @@ from rag.errors import BadRow, InvalidInput, RagError
 from rag.passages import FieldType, passage_schema
 from rag.sources.documents import Document, Documents
 from rag.sources.duplicates import Seen
-from rag.sources.lines import Lines
-from rag.sources.rows import Row, csv_rows, json_rows, tsv_rows
-from rag.sources.settings import Source, Split
+from rag.sources.files import RowFile, name_of, open_file
+from rag.sources.parquet import raw_of
+from rag.sources.rows import Row
+from rag.sources.settings import COLUMNS, Source, Split
 from rag.sources.skipped import Skipped
 from rag.sources.split import pieces
 
@@ -25,24 +26,29 @@ BATCH = 2000
 BLOCK_BYTES = 1 << 24
 """A batch has fewer passages, and fewer documents are held, where they reach this size."""
 
-_Item = tuple[Row, Document | BadRow]
+_Item = tuple[int, Row, Document | BadRow]
+"""The number of a file, a row of it, and the document or what is wrong with the row."""
+
+_FILE = 40
+"""Bits of a line's number in the place that ``Seen`` keeps: the file's number stands above."""
 
 
 class Reader:
     """Iterate it to read a source: yields record batches of ``passage_schema(fields)``.
 
     Each batch holds at most 2,000 passages (fewer where texts are long), in the order of the
-    file; no batch is empty. Without ``split`` a document is one passage with its id; with it,
-    passages are cut as ``Split`` says and have the id ``{document}#{part}`` (why these never
-    collide: ``rag.sources.split``). Keys of a row that are neither mapped nor declared go to
-    ``meta``. What a row must hold, and what is made of integers as ids, of nulls and of empty
-    cells: ``rag.sources.documents.Documents``.
+    files and of their rows; no batch is empty. Without ``split`` a document is one passage with
+    its id; with it, passages are cut as ``Split`` says and have the id ``{document}#{part}`` (why
+    these never collide: ``rag.sources.split``). Keys of a row that are neither mapped nor declared
+    go to ``meta``. What a row must hold, and what is made of integers as ids, of nulls and of
+    empty cells: ``rag.sources.documents.Documents``.
 
     A row is bad if it cannot be decoded or parsed, if a column is absent, empty or of another
     type, or if its id stands in an earlier row that is not bad itself. It stops the reading or is
     skipped, as ``source.on_bad`` says. What is wrong with a whole file (UTF-16, a header without
     a needed column, compressed data that end early) is raised in either case: skipping it would
-    pass off part of a corpus as the whole.
+    pass off part of a corpus as the whole. In a source of type ``folder`` or ``haystack`` a file
+    is a row, so there a file that cannot be read is a bad row.
 
     Memory is bounded by a few times 2,000 documents or 16 MB of rows (one document, if that is
     longer), and by 24 bytes a document to find duplicates. Iterating again reads again from
@@ -58,14 +64,15 @@ class Reader:
     Attributes:
         rows: Documents read so far.
         bad: Rows skipped so far.
-        bytes_read: Position in the file as stored, for a progress bar.
-        bytes_total: Size of the file as stored.
+        bytes_read: Position in the files as stored, for a progress bar.
+        bytes_total: Size of the files as stored.
 
     Raises:
         NotFound: The source does not exist.
         InvalidInput: The settings do not fit one another or the file.
         BadRow: While iterating: a row is bad and ``source.on_bad`` is ``stop``.
         Damaged: While iterating: compressed data end early or are damaged.
+        Conflict: While iterating: a file changed meanwhile.
     """
 
     def __init__(
@@ -76,31 +83,32 @@ class Reader:
         split: Split | None = None,
         skipped: Path | None = None,
     ) -> None:
-        (self._file,) = source.files()
-        # As the user wrote it: Path drops a leading ./ and doubled slashes.
-        beir = source.type == "beir"
-        self._name = f"{source.path.rstrip('/')}/{self._file.name}" if beir else source.path
+        self._files = source.files()
+        self._sizes = [path.stat().st_size if path.exists() else 0 for path in self._files]
         self._source, self._split = source, split
-        self._documents = Documents(source, self._name, fields)
+        self._documents = Documents(source, source.path, fields)
+        if source.type in COLUMNS:
+            self._documents.check_columns(COLUMNS[source.type])
         self._schema = passage_schema(fields)
-        self._skipped = _skip_file(source, self._file, skipped)
-        self._lines = Lines(self._file, self._name)
+        self._skipped = _skip_file(source, self._files, skipped)
+        self._open: RowFile | None = None
+        self._done = 0  # bytes of the files before the open one
         self.rows = 0
         self.bad = 0
 
     @property
     def bytes_read(self) -> int:
-        """How many bytes of the file, as stored, have been read."""
-        return self._lines.position
+        """How many bytes of the files, as stored, have been read."""
+        return self._done + (self._open.position if self._open is not None else 0)
 
     @property
     def bytes_total(self) -> int:
-        """The size of the file as stored."""
-        return self._lines.total
+        """The size of the files as stored."""
+        return sum(self._sizes)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        self.rows = self.bad = 0
-        self._lines = Lines(self._file, self._name)
+        self.rows = self.bad = self._done = 0
+        self._open = None
         log = Skipped(self._skipped) if self._skipped is not None else None
         columns = _Columns(self._schema, self._split)
         try:
@@ -116,49 +124,75 @@ class Reader:
         """The documents that are not bad; the bad are raised or written to ``log``."""
         seen = Seen()
         for block in _blocks(self._items()):
-            documents = [item for _, item in block if isinstance(item, Document)]
-            first = iter(seen.add([d.id for d in documents], [d.line for d in documents]))
-            for row, item in block:
+            good = [(file, item) for file, _, item in block if isinstance(item, Document)]
+            places = [file << _FILE | document.line for file, document in good]
+            first = iter(seen.add([document.id for _, document in good], places))
+            for file, row, item in block:
                 if isinstance(item, Document):
-                    line = next(first)
-                    if not line:
+                    place = next(first)
+                    if not place:
                         yield item
                         continue
-                    item = self._duplicate(item, line)
+                    item = self._duplicate(file, item, place)
                 if log is None:
                     raise item
                 self.bad += 1
-                log.add(item, row.raw)
+                log.add(item, row.raw or _raw(row))
 
     def _items(self) -> Iterator[_Item]:
-        """Every row with its document, or with what is wrong with it."""
-        for row in self._rows():
+        """Every row of every file with its document, or with what is wrong with it."""
+        for file, path in enumerate(self._files):
+            name = name_of(self._source, path)
+            documents = self._documents.of(name)
             try:
-                yield row, self._documents(row)
-            except BadRow as bad:
-                yield row, bad
+                self._open = open_file(self._source, path, documents.check_header)
+                for row in self._open:
+                    yield file, row, _document(documents, row)
+            except RagError:
+                raise
+            except OSError as error:
+                raise InvalidInput(
+                    f"{name}: cannot be read ({error.strerror or error}); see that it is there "
+                    "and that you may read it, and run the job again"
+                ) from error
+            self._done, self._open = self._done + self._sizes[file], None
 
-    def _rows(self) -> Iterator[Row]:
-        if self._source.type == "csv":
-            return csv_rows(self._name, self._lines, self._documents.check_header)
-        if self._source.type == "tsv":
-            return tsv_rows(self._name, self._lines, self._documents.check_header)
-        return json_rows(self._name, self._lines)
-
-    def _duplicate(self, document: Document, first: int) -> BadRow:
-        found = f"{document.id[:100]!r} is the id of line {first} too"
+    def _duplicate(self, file: int, document: Document, first: int) -> BadRow:
+        other, line = first >> _FILE, first & ((1 << _FILE) - 1)
+        unit = "row" if self._source.type == "parquet" else "line"
+        found = f"{document.id[:100]!r} is the id of {unit} {line} "
+        if other != file:
+            found += f"of {name_of(self._source, self._files[other])} "
         fix = "give each document its own id, or remove one of the two"
-        return BadRow(self._name, document.line, "id", found, fix)
+        name = name_of(self._source, self._files[file])
+        return BadRow(name, document.line, "id", found + "too", fix)
 
 
-def _skip_file(source: Source, file: Path, skipped: Path | None) -> Path | None:
+def _document(documents: Documents, row: Row) -> Document | BadRow:
+    try:
+        return documents(row)
+    except BadRow as bad:
+        return bad
+
+
+def _raw(row: Row) -> bytes:
+    return b"" if isinstance(row.values, BadRow) else raw_of(row.values)
+
+
+def _skip_file(source: Source, files: list[Path], skipped: Path | None) -> Path | None:
     """Where skipped rows go; None if none are skipped."""
     if source.on_bad == "stop":
         return None
     if skipped is None:
         raise InvalidInput("source.on_bad is 'skip', but no file for the skipped rows is given")
-    if skipped.exists() and skipped.samefile(file):
+    if skipped.exists() and any(skipped.samefile(file) for file in files if file.exists()):
         raise InvalidInput(f"{skipped}: the file for the skipped rows is the source itself")
+    root, named = Path(source.path).resolve(), skipped.name.lower().endswith
+    if root.is_dir() and named(source.suffixes()) and skipped.resolve().is_relative_to(root):
+        raise InvalidInput(
+            f"{skipped}: the file for the skipped rows would be read as one of {source.path}; "
+            "put the collection outside of that folder"
+        )
     return skipped
 
 
@@ -169,7 +203,7 @@ def _blocks(items: Iterable[_Item]) -> Iterator[list[_Item]]:
     try:
         for item in items:
             block.append(item)
-            size += len(item[0].raw)
+            size += len(item[1].raw) or item[1].size
             if len(block) == BATCH or size >= BLOCK_BYTES:
                 yield block
                 block, size = [], 0

@@ -18,11 +18,16 @@ Header = Callable[[list[str], int], None]
 
 
 class Row(NamedTuple):
-    """One row: the number of its first line, its bytes, and its values or what is wrong."""
+    """One row: the number of its first line, its bytes, and its values or what is wrong.
+
+    A row that is no line of text has no ``raw`` bytes, and says with ``size`` about how many it
+    takes.
+    """
 
     line: int
     raw: bytes
     values: dict[str, Any] | BadRow
+    size: int = 0
 
 
 def json_rows(file: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
@@ -49,41 +54,70 @@ def json_rows(file: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[Row]:
 def tsv_rows(file: str, lines: Iterable[tuple[int, bytes]], check: Header) -> Iterator[Row]:
     """A header line, then cells between tabs. Quotation marks are text; blank lines are passed."""
     header: list[str] | None = None
+    for number, cells, raw in _cells(file, lines):
+        if header is not None:
+            values = cells if isinstance(cells, BadRow) else _named(file, number, header, cells)
+            yield Row(number, raw, values)
+        elif isinstance(cells, BadRow):
+            raise cells
+        else:
+            check(cells, number)
+            header = cells
+    if header is None:
+        _no_header(file)
+
+
+def column_rows(
+    file: str, lines: Iterable[tuple[int, bytes]], columns: tuple[str, ...], *, rest: bool
+) -> Iterator[Row]:
+    """Cells between tabs under ``columns``, without a header line. Quotation marks are text.
+
+    With ``rest`` the last column takes all that follows, tabs included.
+    """
+    for number, cells, raw in _cells(file, lines, len(columns) - 1 if rest else -1):
+        values: dict[str, Any] | BadRow
+        if isinstance(cells, BadRow):
+            values = cells
+        elif len(cells) == len(columns):
+            values = dict(zip(columns, cells, strict=True))
+        else:
+            found = f"{len(cells)} cells between tabs, not {len(columns)}"
+            fix = f"write {', '.join(columns)}, or give the source the type of its file"
+            values = BadRow(file, number, "row", found, fix)
+        yield Row(number, raw, values)
+
+
+def _cells(
+    file: str, lines: Iterable[tuple[int, bytes]], most: int = -1
+) -> Iterator[tuple[int, list[str] | BadRow, bytes]]:
     for number, raw in lines:
         raw = raw.removesuffix(b"\r")
         if not raw:
             continue
         try:
-            cells = raw.decode().split("\t")
+            yield number, raw.decode().split("\t", most), raw
         except UnicodeDecodeError as error:
-            bad = _not_utf8(file, number, error)
-            if header is None:
-                raise bad from None
-            yield Row(number, raw, bad)
-            continue
-        if header is None:
-            check(cells, number)
-            header = cells
-        else:
-            yield Row(number, raw, _named(file, number, header, cells))
-    if header is None:
-        _no_header(file)
+            yield number, _not_utf8(file, number, error), raw
 
 
-def csv_rows(file: str, lines: Iterable[tuple[int, bytes]], check: Header) -> Iterator[Row]:
+def csv_rows(
+    file: str, lines: Iterable[tuple[int, bytes]], check: Header, *, tabs: bool = False
+) -> Iterator[Row]:
     """A header line, then cells between commas, quoted where needed. Blank lines are passed over.
 
     A row whose quoting is broken is one bad row of one line: reading goes on at the line after
-    its first, so that an unclosed quotation mark does not swallow the rows that follow.
+    its first, so that an unclosed quotation mark does not swallow the rows that follow. With
+    ``tabs`` they stand between the cells in place of commas.
 
     The module ``csv`` holds its cell limit for the whole process; it is raised here, never lowered.
     """
     csv.field_size_limit(max(csv.field_size_limit(), CELL_LIMIT))
     feed = _Feed(iter(lines))
-    reader = csv.reader(feed, strict=True)
+    reader = csv.reader(feed, strict=True, delimiter="\t" if tabs else ",")
+    fix = _QUOTES + ("; if they are plain text in this file, use type 'tsv'" if tabs else "")
     header: list[str] | None = None
     while True:
-        row = _csv_row(file, feed, reader)
+        row = _csv_row(file, feed, reader, fix)
         if row is None:
             break
         number, raw, cells = row
@@ -132,7 +166,9 @@ class _Feed:
         del self.taken[1:]
 
 
-def _csv_row(file: str, feed: _Feed, reader: Any) -> tuple[int, bytes, list[str] | BadRow] | None:
+def _csv_row(
+    file: str, feed: _Feed, reader: Any, fix: str
+) -> tuple[int, bytes, list[str] | BadRow] | None:
     """The next row as (first line, bytes, cells or what is wrong); None at the end."""
     feed.start()
     cells: list[str] | BadRow
@@ -142,7 +178,6 @@ def _csv_row(file: str, feed: _Feed, reader: Any) -> tuple[int, bytes, list[str]
         return None
     except csv.Error as error:
         feed.keep_first()
-        fix = "close each quotation mark, and double those inside a quoted cell"
         cells = BadRow(file, feed.taken[0][0], "row", f"broken CSV quoting: {error}", fix)
     number = feed.taken[0][0]
     if feed.error is not None and not isinstance(cells, BadRow):
@@ -177,6 +212,8 @@ def _no_header(file: str) -> NoReturn:
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON; write null")
 
+
+_QUOTES = "close each quotation mark, and double those inside a quoted cell"
 
 _KINDS = {list: "list", str: "string", int: "number", float: "number", bool: "boolean"}
 _KINDS[type(None)] = "null"

@@ -1,23 +1,30 @@
-"""What a reader is told: which file (``Source``) and how to cut its documents (``Split``)."""
+"""What a reader is told: which files (``Source``) and how to cut its documents (``Split``)."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rag.errors import InvalidInput, NotFound
+from rag.sources.walk import files_below
 
-SUFFIXES: dict[str, Literal["jsonl", "csv", "tsv"]] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-}
-"""The type that ``detect`` takes for a suffix. A ``.json`` file must hold one object a line."""
+Type = Literal[
+    "beir",
+    "csv",
+    "dpr",
+    "flashrag",
+    "folder",
+    "haystack",
+    "jsonl",
+    "kilt",
+    "msmarco",
+    "parquet",
+    "seal",
+    "tsv",
+]
+"""How a source is read: the key ``type``."""
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 """The compression of a file by its last suffix; any other suffix means none."""
@@ -25,30 +32,58 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 CORPUS = ("corpus.jsonl", *(f"corpus.jsonl{suffix}" for suffix in COMPRESSIONS))
 """The names that the corpus of a BEIR folder may have; the first that exists is read."""
 
-ACCEPTED = (
-    f"a folder with {CORPUS[0]}, or a file ending in {', '.join(SUFFIXES)}, "
-    f"each also with {', '.join(COMPRESSIONS)}"
-)
+COLUMNS: dict[str, tuple[str, ...]] = {"msmarco": ("id", "text"), "seal": ("id", "title", "text")}
+"""The columns of the types without a header line, in order."""
+
+FILE_ROWS = ("folder", "haystack")
+"""The types whose rows are files."""
+
+TEXTS = (".txt", ".md", ".markdown", ".html", ".htm", ".xhtml")
+"""The files of a ``folder``; each also with the suffix of a compression."""
+
+OFFICE = (".pdf", ".docx", ".pptx", ".xlsx")
+"""What ``haystack`` reads beside those."""
+
+_IN_FOLDER: dict[str, tuple[tuple[str, ...], bool]] = {
+    "folder": (TEXTS, True),
+    "haystack": (OFFICE, False),
+    "jsonl": ((".jsonl", ".ndjson", ".json"), True),
+    "flashrag": ((".jsonl", ".ndjson", ".json"), True),
+    "parquet": ((".parquet",), False),
+}
 
 
 class Source(BaseModel):
     """Where documents come from: the ``source:`` key of an index YAML.
 
-    - ``type``: ``jsonl`` is one JSON object a line. ``csv`` has a header line, commas, and quotes
-      that may enclose commas, quotes (doubled) and newlines. ``tsv`` has a header line and tabs;
-      quotes in it are literal text. ``beir`` is a folder that holds ``corpus.jsonl``.
-    - ``path``: a file or, for ``beir``, a folder. A last suffix ``.gz``, ``.zst`` or ``.bz2``
-      means compressed.
+    - ``type``, for rows of text. ``jsonl`` is one JSON object a line. ``csv`` has a header line,
+      commas, and quotes that may enclose commas, quotes (doubled) and newlines. ``tsv`` has a
+      header line and tabs; quotes in it are literal text. ``beir`` is a folder that holds
+      ``corpus.jsonl``.
+    - ``type``, for the conventions of others. ``msmarco`` is ``id, text`` and ``seal`` is
+      ``id, title, text``, between tabs and without a header line; quotes are literal text, and
+      the text of ``seal`` may hold tabs. ``dpr`` (psgs_w100.tsv) has the header
+      ``id, text, title``, tabs, and the quotes of CSV. ``kilt`` is the knowledge source of KILT:
+      JSON lines whose text is a list of paragraphs, which are joined by newlines.
+      ``flashrag`` is JSON lines whose ``contents`` are a title, a newline and the text.
+    - ``type``, for files. ``parquet`` holds one document a row. ``folder`` reads each text,
+      Markdown and HTML file below a folder as a document, and ``haystack`` also PDF, docx, pptx
+      and xlsx, through the converters of Haystack (extra ``haystack``). The id of a document is
+      its path below the folder.
+    - ``path``: a file or, for ``beir``, ``folder`` and ``haystack``, a folder. ``jsonl``,
+      ``flashrag`` and ``parquet`` read also a folder: every file below it that is named so, by
+      path. A last suffix ``.gz``, ``.zst`` or ``.bz2`` means compressed.
     - ``fields``: our column to the source's key. Columns are ``id`` (default: the first of
       ``_id``, ``id``, ``docid`` in the row), ``title`` (default ``title``), ``text`` (default:
       the first of ``text``, ``contents``) and the declared fields (default: their own name).
+      ``kilt`` begins with ``wikipedia_id`` and ``wikipedia_title``.
     - ``on_bad``: what a row that cannot be read does: ``stop`` raises, ``skip`` writes it to a
-      file and goes on.
+      file and goes on. A file of a folder is a row.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    type: Literal["beir", "jsonl", "csv", "tsv"]
+    type: Type
     path: str
     fields: dict[str, str] = {}
     on_bad: Literal["stop", "skip"] = "stop"
@@ -56,29 +91,56 @@ class Source(BaseModel):
     def files(self) -> list[Path]:
         """The files that are read, as paths that begin with ``path`` as it was given.
 
+        Those of a folder come by their path below it, in the order of its code points. Hidden
+        ones are left out. A link that leads out of the folder, and what cannot be read, is listed:
+        reading says what is wrong with it.
+
         Raises:
-            NotFound: ``path`` does not exist, or is a BEIR folder without a corpus.
+            NotFound: ``path`` does not exist, or is a folder without a file to read.
             InvalidInput: ``path`` is a folder where a file is read, or the other way round.
         """
         path = Path(self.path)
         if not path.exists():
             raise NotFound(f"{self.path}: no such file or folder; correct the path of the source")
-        if self.type != "beir":
-            if path.is_dir():
+        if self.type == "beir":
+            return [self._beir(path)]
+        if not path.is_dir():
+            if self.type == "folder":
                 raise InvalidInput(
-                    f"{self.path}: a folder, but type {self.type!r} reads a file; name the file, "
-                    f"or use type 'beir' for a folder with {CORPUS[0]}"
+                    f"{self.path}: a file, but type 'folder' reads the files below a folder; "
+                    "name the folder"
                 )
             return [path]
+        wanted = self.suffixes()
+        if not wanted:
+            raise InvalidInput(
+                f"{self.path}: a folder, but type {self.type!r} reads a file; name the file, "
+                f"or use type 'beir' for a folder with {CORPUS[0]}, 'folder' for one of text files"
+            )
+        found = files_below(path, wanted)
+        if not found:
+            raise NotFound(f"{self.path}: the folder holds no file ending in {', '.join(wanted)}")
+        return found
+
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes of the files of a folder that this type reads; none if it reads a file."""
+        if self.type not in _IN_FOLDER:
+            return ()
+        names, packed = _IN_FOLDER[self.type]
+        if self.type == "haystack":
+            return names + _packed(TEXTS)
+        return _packed(names) if packed else names
+
+    def _beir(self, path: Path) -> Path:
         if not path.is_dir():
             raise InvalidInput(
                 f"{self.path}: a file, but type 'beir' reads a folder with {CORPUS[0]}; "
                 "name the folder, or use type 'jsonl'"
             )
-        corpus = _corpus(path)
+        corpus = corpus_of(path)
         if corpus is None:
             raise NotFound(f"{self.path}: the folder holds no corpus; put {CORPUS[0]} (or .gz) in")
-        return [corpus]
+        return corpus
 
 
 class Split(BaseModel):
@@ -104,32 +166,10 @@ class Split(BaseModel):
         return self
 
 
-def detect(path: str | Path) -> Source:
-    """The source that ``path`` looks like, by its name alone, with the default settings.
-
-    Args:
-        path: A folder with ``corpus.jsonl`` (``beir``), or a file with the suffix ``.jsonl``,
-            ``.ndjson``, ``.json`` (one object a line), ``.csv`` or ``.tsv``, each also with
-            ``.gz``, ``.zst`` or ``.bz2``. Upper case counts as lower case.
-
-    Raises:
-        NotFound: Nothing exists at ``path``.
-        InvalidInput: The type cannot be told from the name; the message lists what is accepted.
-    """
-    given = Path(path)
-    if not given.exists():
-        raise NotFound(f"{path}: no such file or folder")
-    if given.is_dir():
-        if _corpus(given) is None:
-            raise InvalidInput(f"{path}: a folder without a corpus; a source is {ACCEPTED}")
-        return Source(type="beir", path=str(path))
-    packed = "|".join(map(re.escape, COMPRESSIONS))
-    name = re.sub(f"({packed})$", "", given.name.lower())
-    kind = SUFFIXES.get(Path(name).suffix)
-    if kind is None:
-        raise InvalidInput(f"{path}: the type cannot be told from the name; a source is {ACCEPTED}")
-    return Source(type=kind, path=str(path))
-
-
-def _corpus(folder: Path) -> Path | None:
+def corpus_of(folder: Path) -> Path | None:
+    """The corpus of a BEIR folder; None if it has none."""
     return next((folder / name for name in CORPUS if (folder / name).is_file()), None)
+
+
+def _packed(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{name}{last}" for name in names for last in ("", *COMPRESSIONS))

@@ -24,6 +24,8 @@ def test_public_names_are_sorted_and_exist() -> None:
         ("a.json", "jsonl"),
         ("a.csv", "csv"),
         ("a.b.TSV", "tsv"),
+        ("psgs_w100.tsv", "dpr"),
+        ("collection.tsv", "tsv"),
     ],
 )
 def test_detect_takes_the_type_from_the_suffix(
@@ -44,7 +46,7 @@ def test_detect_takes_a_folder_with_a_corpus_for_beir(tmp_path: Path, name: str)
     assert source.files() == [tmp_path / name]
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.jsonl.zip", "a.parquet", ".gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.jsonl.zip", "a.pdf", ".gz"])
 def test_detect_names_what_is_accepted(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     with pytest.raises(InvalidInput, match=r"\.jsonl, .*\.csv, \.tsv, .*\.gz"):
@@ -58,10 +60,41 @@ def test_detect_refuses_a_folder_without_a_corpus_and_a_path_to_nothing(tmp_path
         detect(tmp_path / "none.jsonl")
 
 
+def test_detect_takes_parquet_by_its_suffix_and_not_through_a_compression(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").touch()
+    assert detect(tmp_path / "a.parquet").type == "parquet"
+    (tmp_path / "a.parquet.gz").touch()
+    with pytest.raises(InvalidInput, match="parquet compresses inside"):
+        detect(tmp_path / "a.parquet.gz")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "b/c.MD", "d.html.gz", "e.markdown"])
+def test_detect_takes_a_folder_of_text_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    (tmp_path / "picture.png").touch()
+    assert detect(tmp_path).type == "folder"
+
+
+@pytest.mark.parametrize("other", ["a.jsonl", "b/a.csv.gz", "a.parquet", "a.pdf"])
+def test_detect_does_not_choose_between_text_files_and_others(tmp_path: Path, other: str) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a.txt").touch()
+    (tmp_path / other).touch()
+    with pytest.raises(InvalidInput, match=r"files and text files; say .*type: folder, path"):
+        detect(tmp_path)
+    (tmp_path / "corpus.jsonl").touch()
+    assert detect(tmp_path).type == "beir"
+
+
 def test_files_must_be_there_and_be_what_the_type_reads(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     with pytest.raises(NotFound, match="no such file"):
         Source(type="jsonl", path=str(file)).files()
+    with pytest.raises(InvalidInput, match="names? the folder"):
+        Source(type="folder", path=str(Path(__file__))).files()
+    with pytest.raises(NotFound, match=r"no file ending in \.parquet"):
+        Source(type="parquet", path=str(tmp_path)).files()
     with pytest.raises(NotFound, match="no such file"):
         Reader(Source(type="jsonl", path=str(file)))
     with pytest.raises(NotFound, match="holds no corpus"):

@@ -1,0 +1,65 @@
+"""The files below a folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files below ``folder`` whose name ends in one of ``suffixes``, by path.
+
+    The order is that of the code points of the path with ``/``, so it is the same on every file
+    system. Names that begin with a dot are passed over. What cannot be walked through (a folder
+    that cannot be listed, a link to a folder) is in the list too, whatever its name: ``trouble``
+    says what is wrong with it. Links to folders are not followed, for they may form circles.
+    """
+    found: list[str] = []
+    waiting = [""]
+    while waiting:
+        below = waiting.pop()
+        try:
+            with os.scandir(folder / below) as entries:
+                for entry in entries:
+                    name = f"{below}/{entry.name}" if below else entry.name
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(name)
+                    elif entry.is_dir() or entry.name.lower().endswith(suffixes):
+                        found.append(name)
+        except OSError:
+            found.append(below)
+    return [folder / name for name in sorted(found)]
+
+
+def trouble(file: Path, folder: Path, *, inside: bool) -> tuple[str, str] | None:
+    """What is wrong with a path of ``files_below``, and what to do; None if it can be opened.
+
+    With ``inside``, a link to a file that is not below ``folder`` is trouble too.
+    """
+    if file.is_symlink():
+        target = file.resolve()
+        if not target.exists():
+            return "a link that leads nowhere", "remove the link, or put the file back"
+        if target.is_dir():
+            fix = "move the folder itself here, or index it as a source of its own"
+            return "a link to a folder, which is not followed", fix
+        if inside and not target.is_relative_to(folder.resolve()):
+            return "a link that leads out of the folder", "copy the file here, or remove the link"
+    elif file.is_dir():
+        return "a folder that cannot be listed", "give yourself the right to read it"
+    if not file.exists():
+        return "the file has gone", "run the job again when the folder no longer changes"
+    if not file.is_file():
+        return "no regular file (a pipe, a socket or a device)", "remove it from the folder"
+    try:
+        str(file.relative_to(folder)).encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8", "rename the file (convmv turns whole folders)"
+    return None
+
+
+def shown_path(path: str) -> str:
+    r"""The path as a message can print it: a byte that is not UTF-8 is written ``\xff``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
