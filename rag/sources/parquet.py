@@ -15,8 +15,11 @@ from pyarrow import types
 from rag.errors import BadRow, Damaged
 from rag.sources.rows import Header, Row
 
-ROWS = 500
-"""Rows decoded at a time. Of a row group no more is held than these, and a page a column."""
+ROWS = 2000
+"""The most rows decoded at a time. Of a row group no more is held than these, and pages."""
+
+BYTES = 1 << 23
+"""About how many bytes of values are decoded at a time, where rows are long."""
 
 
 class ParquetRows:
@@ -49,7 +52,7 @@ class ParquetRows:
                 self._check(list(schema.names), 1)
                 self._refuse_binary(schema)
                 rows = file.metadata.num_rows
-                for batch in file.iter_batches(batch_size=ROWS):
+                for batch in file.iter_batches(batch_size=_at_a_time(file.metadata)):
                     self.position = self.total * (number - 1 + batch.num_rows) // rows
                     yield from self._rows(batch, number)
                     number += batch.num_rows
@@ -98,6 +101,14 @@ class ParquetRows:
             f"{self._name}: cannot be read as parquet {where} ({str(error)[:200]}); "
             "fetch or write the file again"
         )
+
+
+def _at_a_time(metadata: pq.FileMetaData) -> int:
+    """The rows of a batch, from the sizes that the file states for its row groups."""
+    groups = range(metadata.num_row_groups)
+    size: int = sum(metadata.row_group(group).total_byte_size for group in groups)
+    rows: int = metadata.num_rows
+    return max(1, min(ROWS, BYTES * rows // max(size, 1)))
 
 
 def raw_of(values: dict[str, Any]) -> bytes:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_COLLECTION = ({"manifest", "segments"}, {".work", "log"})
+"""What a folder holds that is a collection, or in which the first build of one was killed."""
+
 
 def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     """The files below ``folder`` whose name ends in one of ``suffixes``, by path.
 
     The order is that of the code points of the path with ``/``, so it is the same on every file
-    system. Names that begin with a dot are passed over. What cannot be walked through (a folder
+    system. Names that begin with a dot are passed over, and so are collections of ours, for an
+    index may be kept among the files that it is built from. What cannot be walked through (a folder
     that cannot be listed, a link to a folder) is in the list too, whatever its name: ``trouble``
     says what is wrong with it. Links to folders are not followed, for they may form circles.
     """
@@ -19,14 +23,18 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     while waiting:
         below = waiting.pop()
         try:
-            with os.scandir(folder / below) as entries:
+            with os.scandir(folder / below) as listed:
+                entries = list(listed)
+                names = {entry.name for entry in entries}
+                if any(marks <= names for marks in _COLLECTION):
+                    continue
                 for entry in entries:
                     name = f"{below}/{entry.name}" if below else entry.name
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(name)
-                    elif entry.is_dir() or entry.name.lower().endswith(suffixes):
+                    elif entry.name.lower().endswith(suffixes) or (folder / name).is_dir():
                         found.append(name)
         except OSError:
             found.append(below)
@@ -39,7 +47,7 @@ def trouble(file: Path, folder: Path, *, inside: bool) -> tuple[str, str] | None
     With ``inside``, a link to a file that is not below ``folder`` is trouble too.
     """
     if file.is_symlink():
-        target = file.resolve()
+        target = Path(os.path.realpath(file))  # Path.resolve raises at a link to itself
         if not target.exists():
             return "a link that leads nowhere", "remove the link, or put the file back"
         if target.is_dir():

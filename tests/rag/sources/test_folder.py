@@ -83,6 +83,7 @@ def broken(folder: Path) -> None:
         },
     )
     (folder / "l1.txt").symlink_to(folder / "nowhere")
+    (folder / "l11.txt").symlink_to(folder / "l11.txt")
     (folder / "l2").symlink_to(folder)
     (folder / "l3.txt").symlink_to("/etc/hostname" if Path("/etc/hostname").exists() else "/bin/sh")
     os.mkfifo(folder / "m.txt")
@@ -99,6 +100,7 @@ FOUND = [
     ("h.html", 1, "text", "unknown encoding: nosuch"),
     ("i.txt", 1, "file", "holds gzip data"),
     ("l1.txt", 1, "file", "a link that leads nowhere"),
+    ("l11.txt", 1, "file", "a link that leads nowhere"),
     ("l2", 1, "file", "a link to a folder"),
     ("l3.txt", 1, "file", "a link that leads out of the folder"),
     ("m.txt", 1, "file", "no regular file"),

@@ -66,6 +66,10 @@ def test_a_file_that_cannot_be_opened_stops_even_a_skipping_reader(tmp_path: Pat
     with pytest.raises(InvalidInput, match=r"in/b\.jsonl: a link that leads nowhere; remove"):
         list(Reader(source, skipped=tmp_path / "bad.jsonl"))
     (tmp_path / "in" / "b.jsonl").unlink()
+    (tmp_path / "in" / "b.jsonl").symlink_to("b.jsonl")
+    with pytest.raises(InvalidInput, match=r"in/b\.jsonl: a link that leads nowhere; remove"):
+        list(Reader(source, skipped=tmp_path / "bad.jsonl"))
+    (tmp_path / "in" / "b.jsonl").unlink()
     reader = Reader(source, skipped=tmp_path / "bad.jsonl")
     (tmp_path / "in" / "c.jsonl").unlink()
     with pytest.raises(InvalidInput, match=r"in/c\.jsonl: "):

@@ -186,6 +186,18 @@ def test_one_large_row_group_is_not_held_and_progress_goes_on(tmp_path: Path) ->
     assert 0 < positions[0] < reader.bytes_total == positions[-1]
 
 
+def test_long_rows_are_decoded_few_at_a_time(tmp_path: Path) -> None:
+    rows = [{"id": n, "text": f"{n} " + "x" * 1_000_000} for n in range(60)]
+    path = write(tmp_path / "a.parquet", rows, compression="none", use_dictionary=False)
+    del rows
+    reader = Reader(detect(path))
+    tracemalloc.start()
+    assert sum(batch.num_rows for batch in reader) == 60
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60_000_000
+
+
 def test_a_folder_of_shards_is_one_source(tmp_path: Path) -> None:
     write(tmp_path / "b.parquet", [{"id": "c", "text": "x"}])
     write(tmp_path / "a.parquet", [{"id": "a", "text": "x"}, {"id": "b", "text": "x"}])
