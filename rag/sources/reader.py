@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from rag.sources.rows import Row
 from rag.sources.settings import COLUMNS, Source, Split
 from rag.sources.skipped import Skipped
 from rag.sources.split import pieces
+from rag.sources.walk import reason
 
 BATCH = 2000
 """The most passages in a batch, and the most documents held at a time."""
@@ -84,7 +86,7 @@ class Reader:
         skipped: Path | None = None,
     ) -> None:
         self._files = source.files()
-        self._sizes = [path.stat().st_size if path.exists() else 0 for path in self._files]
+        self._sizes = [os.path.getsize(path) if os.path.exists(path) else 0 for path in self._files]
         self._source, self._split = source, split
         self._documents = Documents(source, source.path, fields)
         if source.type in COLUMNS:
@@ -152,7 +154,7 @@ class Reader:
                 raise
             except OSError as error:
                 raise InvalidInput(
-                    f"{name}: cannot be read ({error.strerror or error}); see that it is there "
+                    f"{name}: cannot be read ({reason(error)}); see that it is there "
                     "and that you may read it, and run the job again"
                 ) from error
             self._done, self._open = self._done + self._sizes[file], None
@@ -185,7 +187,7 @@ def _skip_file(source: Source, files: list[Path], skipped: Path | None) -> Path 
         return None
     if skipped is None:
         raise InvalidInput("source.on_bad is 'skip', but no file for the skipped rows is given")
-    if skipped.exists() and any(skipped.samefile(file) for file in files if file.exists()):
+    if skipped.exists() and any(skipped.samefile(file) for file in files if os.path.exists(file)):
         raise InvalidInput(f"{skipped}: the file for the skipped rows is the source itself")
     root, named = Path(source.path).resolve(), skipped.name.lower().endswith
     if root.is_dir() and named(source.suffixes()) and skipped.resolve().is_relative_to(root):

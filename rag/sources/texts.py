@@ -10,7 +10,7 @@ from rag.sources.html_text import declared_charset, html_text
 from rag.sources.lines import Lines
 from rag.sources.rows import Row
 from rag.sources.settings import COMPRESSIONS, OFFICE
-from rag.sources.walk import trouble
+from rag.sources.walk import reason, trouble
 
 _FENCE = re.compile(r" {0,3}(```|~~~)")
 _ATX = re.compile(r" {0,3}#{1,6}[ \t]+(.*?)(?:[ \t]+#+)?[ \t]*")
@@ -51,8 +51,8 @@ def file_row(path: Path, folder: Path | None, name: str) -> Row:
         fix = "rename the file by what it holds"
         return Row(1, b"", BadRow(name, 1, "file", str(error).removeprefix(f"{name}: "), fix))
     except OSError as error:
-        found = error.strerror or str(error).removeprefix(f"{name}: ")
-        return Row(1, b"", BadRow(name, 1, "file", f"cannot be read: {found}", _READ))
+        found = f"cannot be read: {reason(error).removeprefix(f'{name}: ')}"
+        return Row(1, b"", BadRow(name, 1, "file", found, _READ))
     where = path.relative_to(folder).as_posix() if folder is not None else path.name
     values = {"id": where, "title": title or plain.stem, "text": text}
     return Row(1, b"", values, len(text))

@@ -34,7 +34,7 @@ def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(name)
-                    elif entry.name.lower().endswith(suffixes) or (folder / name).is_dir():
+                    elif entry.name.lower().endswith(suffixes) or os.path.isdir(folder / name):
                         found.append(name)
         except OSError:
             found.append(below)
@@ -46,26 +46,33 @@ def trouble(file: Path, folder: Path, *, inside: bool) -> tuple[str, str] | None
 
     With ``inside``, a link to a file that is not below ``folder`` is trouble too.
     """
-    if file.is_symlink():
-        target = Path(os.path.realpath(file))  # Path.resolve raises at a link to itself
-        if not target.exists():
+    # os.path, for the methods of Path raise where a folder may not be entered.
+    if os.path.islink(file):
+        target = Path(os.path.realpath(file))
+        if not os.path.exists(target):
             return "a link that leads nowhere", "remove the link, or put the file back"
-        if target.is_dir():
+        if os.path.isdir(target):
             fix = "move the folder itself here, or index it as a source of its own"
             return "a link to a folder, which is not followed", fix
-        if inside and not target.is_relative_to(folder.resolve()):
+        if inside and not target.is_relative_to(os.path.realpath(folder)):
             return "a link that leads out of the folder", "copy the file here, or remove the link"
-    elif file.is_dir():
+    elif os.path.isdir(file):
         return "a folder that cannot be listed", "give yourself the right to read it"
-    if not file.exists():
-        return "the file has gone", "run the job again when the folder no longer changes"
-    if not file.is_file():
+    if not os.path.exists(file):
+        fix = "see that it is there and that you may enter its folder"
+        return "the file has gone, or is in a folder that is closed to you", fix
+    if not os.path.isfile(file):
         return "no regular file (a pipe, a socket or a device)", "remove it from the folder"
     try:
         str(file.relative_to(folder)).encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8", "rename the file (convmv turns whole folders)"
     return None
+
+
+def reason(error: OSError) -> str:
+    """What the system says, without the path that a message names anyway."""
+    return os.strerror(error.errno) if error.errno is not None else str(error)
 
 
 def shown_path(path: str) -> str:
