@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from rag.errors import BadRow, Damaged
+from rag.errors import BadRow, Damaged, RagError
 from rag.sources.rows import Header, Row
 
 ROWS = 2000
@@ -45,23 +45,36 @@ class ParquetRows:
 
     def __iter__(self) -> Iterator[Row]:
         number = 1
+        for batch in self._batches():
+            yield from self._rows(batch, number)
+            number += batch.num_rows
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        done = 0
         try:
-            # A buffer in place of whole column chunks: a row group may be the whole file.
-            with pq.ParquetFile(self._path, buffer_size=1 << 20, pre_buffer=False) as file:
-                schema = file.schema_arrow
+            with self._opened() as file:
+                schema, rows = file.schema_arrow, file.metadata.num_rows
                 self._check(list(schema.names), 1)
                 self._refuse_binary(schema)
-                rows = file.metadata.num_rows
                 for batch in file.iter_batches(batch_size=_at_a_time(file.metadata)):
-                    self.position = self.total * (number - 1 + batch.num_rows) // rows
-                    yield from self._rows(batch, number)
-                    number += batch.num_rows
-        except pa.ArrowException as error:
-            raise self._damaged(number, error) from error
+                    if batch.num_rows:
+                        self.position = self.total * (done + batch.num_rows) // rows
+                        yield batch
+                        done += batch.num_rows
+        except RagError:
+            raise
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            raise self._damaged(done + 1, error) from error  # a name may be no UTF-8
         except OSError as error:
-            if error.errno is not None or isinstance(error, Damaged):
-                raise
-            raise self._damaged(number, error) from error
+            if error.errno is not None:
+                raise  # the disk failed, not the data
+            raise self._damaged(done + 1, error) from error
+
+    def _opened(self) -> pq.ParquetFile:
+        # A buffer in place of whole column chunks: a row group may be the whole file.
+        return pq.ParquetFile(
+            self._path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        )
 
     def _rows(self, batch: pa.RecordBatch, number: int) -> Iterator[Row]:
         size = batch.nbytes // batch.num_rows + 1

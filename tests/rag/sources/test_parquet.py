@@ -164,6 +164,17 @@ def test_a_damaged_page_is_damaged(tmp_path: Path) -> None:
         list(Reader(detect(path)))
 
 
+def test_checksums_of_pages_are_checked_where_the_file_has_them(tmp_path: Path) -> None:
+    rows = [{"id": n, "text": f"text {n}"} for n in range(100)]
+    path = write(
+        tmp_path / "a.parquet", rows, compression="none", use_dictionary=False,
+        write_page_checksum=True,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes().replace(b"text 77", b"text 78"))
+    with pytest.raises(Damaged, match=r"a\.parquet: .*(crc|CRC|checksum)"):
+        list(Reader(detect(path)))
+
+
 def test_one_large_row_group_is_not_held_and_progress_goes_on(tmp_path: Path) -> None:
     text = "".join(chr(97 + n * n % 26) for n in range(4000))
     rows = [{"id": n, "text": f"{n} {text}"} for n in range(20_000)]
