@@ -83,7 +83,7 @@ pipeline: 5
     starts = [
         "2:1: sauce: unknown key; did you mean 'source'?",
         "3:1: source.path: the key is missing",
-        "3:16: source.type: found the text 'jsn', expected 'beir', 'jsonl', 'csv' or 'tsv'; did yo",
+        "3:16: source.type: found the text 'jsn', expected 'beir', 'csv', 'dpr', 'flashrag', 'fold",
         "3:21: source.pth: unknown key; did you mean 'path'? (allowed: fields, on_bad, path, type)",
         "3:38: source.fields.ttle: no such column; did you mean 'title'? (there are: id, title, te",
         "3:51: source.fields.id: found 4, expected a text",
