@@ -17,9 +17,10 @@ from rag.sources.duplicates import Seen
 from rag.sources.files import RowFile, name_of, open_file
 from rag.sources.parquet import raw_of
 from rag.sources.rows import Row
-from rag.sources.settings import COLUMNS, Source, Split
+from rag.sources.settings import COLUMNS, FILE_ROWS, Source, Split
 from rag.sources.skipped import Skipped
 from rag.sources.split import pieces
+from rag.sources.unchanged import Unchanged
 from rag.sources.walk import reason
 
 BATCH = 2000
@@ -113,14 +114,25 @@ class Reader:
         self._open = None
         log = Skipped(self._skipped) if self._skipped is not None else None
         columns = _Columns(self._schema, self._split)
+        unchanged = Unchanged(self._watched())
         try:
             for document in self._good(log):
                 self.rows += 1
                 yield from columns.add(document)
             yield from columns.rest()
+            unchanged.check()
+        except RagError:
+            unchanged.check()  # half of a row is no mistake of whoever wrote the rest meanwhile
+            raise
         finally:
             if log is not None:
                 log.close()
+
+    def _watched(self) -> list[Path]:
+        """The files that must not change meanwhile. What cannot be a row is said of its own."""
+        if self._source.type in FILE_ROWS:
+            return [path for path in self._files if os.path.isfile(path)]
+        return [p for p in self._files if os.path.exists(p) and not os.path.isdir(p)]
 
     def _good(self, log: Skipped | None) -> Iterator[Document]:
         """The documents that are not bad; the bad are raised or written to ``log``."""
