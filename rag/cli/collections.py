@@ -34,7 +34,8 @@ def index(
     source: Annotated[
         str,
         typer.Argument(
-            help="A BEIR folder, a .jsonl, .csv or .tsv file, an index YAML, or a collection.",
+            help="A .jsonl, .csv, .tsv or .parquet file, a BEIR folder, a folder of text files, "
+            "an index YAML, or a collection.",
             show_default=False,
         ),
     ],
@@ -130,7 +131,10 @@ def add(
     collection: Dir,
     source: Annotated[
         str,
-        typer.Argument(help="A BEIR folder, or a .jsonl, .csv or .tsv file.", show_default=False),
+        typer.Argument(
+            help="A .jsonl, .csv, .tsv or .parquet file, a BEIR folder or one of text files.",
+            show_default=False,
+        ),
     ],
     on_existing: Annotated[
         Literal["fail", "skip", "replace"],

@@ -112,7 +112,7 @@ class Collection:
         on where it stopped. Nothing is visible before the one commit at its end.
 
         Args:
-            source: a BEIR folder, a jsonl, csv or tsv file, a ``Source``, or rows.
+            source: a path that ``rag.sources.detect`` knows, a ``Source``, or rows.
             path: the folder; made where it does not exist.
             fields: the declared fields, name to type.
             split: how documents are cut into passages.
