@@ -138,8 +138,8 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
         if (len(arrays.lengths), len(arrays.rows)) != (head.get("rows"), head.get("postings")):
             raise Damaged(
                 f"{folder} is damaged: index.json counts {head.get('rows')} rows and "
-                f"{head.get('postings')} postings, the arrays {len(arrays.lengths)} and "
-                f"{len(arrays.rows)}; run `rag verify`, then `rag index` again"
+                f"{head.get('postings')} postings, lengths.npy and rows.npy hold "
+                f"{len(arrays.lengths)} and {len(arrays.rows)}; run `rag verify`, then `rag index` again"
             )
         return arrays
 

@@ -249,22 +249,23 @@ def mapped(folder: Path) -> Postings:
         found.append(array)
     arrays = Postings(*found)
     blocks = -(-len(arrays.rows) // 128)
-    # What each file must agree with; the first that does not is named.
-    fits = {
-        "term_runs": len(arrays.term_offsets) == len(arrays.term_runs) > 0
-        and arrays.term_runs[-1] == len(arrays.run_windows),
-        "term_offsets": len(arrays.term_offsets) > 0
-        and arrays.term_offsets[-1] == len(arrays.terms),
-        "run_starts": len(arrays.run_starts) == len(arrays.run_windows) + 1
-        and arrays.run_starts[-1] == len(arrays.rows),
-        "counts": len(arrays.counts) == len(arrays.rows),
-        "large_counts": len(arrays.large_positions) == len(arrays.large_counts),
-        "block_counts": len(arrays.block_counts) == blocks,
-        "block_lengths": len(arrays.block_lengths) == blocks,
+    ends = {  # where the last of each must lie
+        ("term_offsets", "terms"): (arrays.term_offsets, len(arrays.terms)),
+        ("term_runs", "run_windows"): (arrays.term_runs, len(arrays.run_windows)),
+        ("run_starts", "rows"): (arrays.run_starts, len(arrays.rows)),
     }
-    for name, fit in fits.items():
-        if not fit:
-            raise _damaged(folder / f"{name}.npy", "it does not fit the other arrays")
+    fits = {names: len(of) > 0 and of[-1] == end for names, (of, end) in ends.items()}
+    fits |= {
+        ("term_offsets", "term_runs"): len(arrays.term_offsets) == len(arrays.term_runs),
+        ("run_windows", "run_starts"): len(arrays.run_starts) == len(arrays.run_windows) + 1,
+        ("rows", "counts"): len(arrays.counts) == len(arrays.rows),
+        ("large_positions", "large_counts"): len(arrays.large_positions)
+        == len(arrays.large_counts),
+        ("rows", "block_counts"): len(arrays.block_counts) == blocks,
+        ("rows", "block_lengths"): len(arrays.block_lengths) == blocks,
+    }
+    if wrong := sorted({f"{name}.npy" for names, fit in fits.items() if not fit for name in names}):
+        raise _damaged(folder, f"{', '.join(wrong)} do not fit together")
     return arrays
 
 

@@ -32,6 +32,9 @@ def verify(collection: Path, progress: Progress) -> list[Damaged]:
             found += _missing(collection, manifest.read(collection, number), there)
         except (Damaged, InvalidInput) as error:
             found.append(Damaged(str(error)))
+        except OSError as error:
+            file = manifest.path_of(collection, number)
+            found.append(Damaged(f"{file}: {error.strerror or error}"))
     progress("verify", len(parts), len(parts))
     if found:
         log.forget_listing(collection, numbers[-1])

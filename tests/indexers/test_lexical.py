@@ -382,7 +382,7 @@ def test_a_file_cut_short_is_named(small: Path, name: str, left: int) -> None:
 
 def test_files_that_do_not_fit_together_are_refused(small: Path) -> None:
     np.save(small / "counts.npy", np.ones(1, np.uint8))
-    with pytest.raises(Damaged, match="does not fit the other arrays"):
+    with pytest.raises(Damaged, match=r"counts.npy.*do not fit together"):
         opened(small)
     np.save(small / "counts.npy", np.ones(4, np.int64))
     with pytest.raises(Damaged, match=r"counts.npy.*int64"):
