@@ -139,7 +139,8 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
             raise Damaged(
                 f"{folder} is damaged: index.json counts {head.get('rows')} rows and "
                 f"{head.get('postings')} postings, lengths.npy and rows.npy hold "
-                f"{len(arrays.lengths)} and {len(arrays.rows)}; run `rag verify`, then `rag index` again"
+                f"{len(arrays.lengths)} and {len(arrays.rows)}; "
+                "run `rag verify`, then `rag index` again"
             )
         return arrays
 

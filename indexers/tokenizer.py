@@ -10,6 +10,7 @@ UTF-8 bytes of a whole Arrow column; stop words and stemming touch each distinct
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 from collections.abc import Sequence
@@ -112,6 +113,12 @@ class Tokenizer:
 
             # Each distinct word comes once, so the stemmer's own cache would only be filled.
             self._stemmer = Stemmer.Stemmer(stemmer, 0)
+
+    def with_stop_words(self) -> Tokenizer:
+        """The same stemmer, and no word left out."""
+        whole = copy.copy(self)
+        whole._stop = frozenset()
+        return whole
 
     def terms(self, texts: pa.LargeStringArray | Sequence[str]) -> Terms:
         """The terms of every text; a null in an Arrow column is an empty text."""

@@ -13,6 +13,20 @@ RRF_K = 60
 """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 
 
+RRF_DEPTH = 100
+"""How deep each of several queries is searched at least, before their ranks are fused."""
+
+
+def depth(k: int, how: Merge) -> int:
+    """How many hits each of several queries needs, so that the ``k`` best of them are found.
+
+    The best score of a passage that is among the k best of a row is among the k best of a query.
+    Ranks are another thing: a passage that is tenth for two queries (2 / 70) goes before the first
+    of one (1 / 61), so lists as short as k would fuse into something else.
+    """
+    return max(k, RRF_DEPTH) if how == "rrf" else k
+
+
 def merged(
     rows: NDArray[np.int64],
     offsets: NDArray[np.int64],

@@ -90,3 +90,36 @@ def test_a_collection_without_the_index_says_how_to_add_it(tmp_path: Path) -> No
     collection, _ = Collection.build(ROWS, tmp_path / "c", indexes={})
     with pytest.raises(NotFound, match="has no lexical index; 'rag index .* --index lexical' adds"):
         BM25().open(context(collection))
+
+
+def test_a_filter_is_exact_and_checked_when_the_stage_opens(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"p{n}", "title": "", "text": "cats " * (n % 7 + 1), "year": 1980 + n}
+        for n in range(60)
+    ]
+    made, _ = Collection.build(rows, tmp_path / "c", fields={"year": "int"}, segment_rows=20)
+    made.delete(["p50"])
+    everything = found(made, BM25(), [["cats"]])[0]
+    stage = BM25.model_validate({"where": {"year": {"gte": 2025}}, "top_k": 9})
+    for syntax in ("plain", "phrases"):
+        got = found(made, stage.model_copy(update={"syntax": syntax}), [["cats"]])[0]
+        assert got == [id_ for id_ in everything if int(id_[1:]) >= 45][:9]
+    phrase = BM25.model_validate({"where": {"year": 1987}, "syntax": "phrases"})
+    assert found(made, phrase, [['"cats cats"'], ['"cats dogs"']]) == [[], []]
+    assert found(made, phrase.model_copy(update={"where": None}), [['"cats cats"']])[0]
+    with pytest.raises(InvalidInput, match="unknown field 'yeer'; did you mean 'year'"):
+        BM25.model_validate({"where": {"yeer": 1}}).open(context(made))
+    with pytest.raises(ValidationError, match="unknown operator 'gt3'"):
+        BM25.model_validate({"where": {"year": {"gt3": 1}}})
+
+
+def test_short_lists_of_several_queries_are_fused_from_deeper_ones(tmp_path: Path) -> None:
+    # "both" is second for each query, and first when their ranks are fused.
+    rows = [
+        {"id": "one", "title": "", "text": "cats cats cats"},
+        {"id": "two", "title": "", "text": "dogs dogs dogs"},
+        {"id": "both", "title": "", "text": "cats dogs and other words"},
+    ]
+    made, _ = Collection.build(rows, tmp_path / "c")
+    assert found(made, BM25(top_k=1), [["cats", "dogs"], ["cats"]]) == [["both"], ["one"]]
+    assert found(made, BM25(top_k=1, merge="max"), [["cats", "dogs"]]) == [["one"]]
