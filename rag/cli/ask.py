@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,13 +11,38 @@ import typer
 from rag.cli.output import JsonFlag, console, print_json
 
 if TYPE_CHECKING:
-    from rag.batch import Hit
+    from rag.batch import Batch
+    from rag.cli.hits import Asked
     from rag.pipeline import Pipeline
+
+
+class SyntaxOf(StrEnum):
+    """How ``rag.retrievers.lexical_query`` reads a query."""
+
+    plain = "plain"
+    phrases = "phrases"
+
 
 Question = Annotated[str, typer.Argument(help="The question.", show_default=False)]
 OfCollection = Annotated[
     Path | None,
     typer.Option("--collection", "-c", help="The collection's folder.", show_default=False),
+]
+OfWhere = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        help="Only passages whose fields fulfil it, in YAML: '{year: {gte: 1990}, lang: en}'.",
+        show_default=False,
+    ),
+]
+OfSyntax = Annotated[
+    SyntaxOf | None,
+    typer.Option(
+        "--syntax",
+        help="What quotes and stars mean to bm25: nothing, or 'phrases' and prefixes (begin*).",
+        show_default=False,
+    ),
 ]
 WithPipeline = Annotated[
     str | None,
@@ -34,48 +60,82 @@ def search(
     collection: OfCollection = None,
     pipeline: WithPipeline = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages.")] = 10,
+    where: OfWhere = None,
+    syntax: OfSyntax = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what each word adds to the score of bm25.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the best passages for a question.
+    """Print the best passages for a question, the words that match in bold.
 
     \b
     Examples:
-      rag search "who discovered oxygen" -c wiki
+      rag search "who discovered oxygen" -c wiki --where '{year: {gte: 1990}}'
+      rag search '"discovered oxygen" chem*' -c wiki --syntax phrases --explain
       rag search "who discovered oxygen" -c wiki -p mine.yaml -k 5 --json
     """  # noqa: D301
-    from rag.errors import StageFailed
+    from rag.cli import hits as shown
+    from rag.cli import narrow
 
-    with loaded(pipeline, collection, top_k=k) as opened:
-        row = opened.run([question]).row(0)
-        if row["error"] is not None:
-            raise StageFailed(f"stage {row['error']['stage']!r}: {row['error']['message']}")
+    with loaded(pipeline, collection, top_k=k, where=where, syntax=syntax) as opened:
+        batch, row = _row(opened, question)
         hits = list(row.get("documents") or ())[:k]
+        if where is not None:
+            narrow.check(hits, opened, narrow.condition(where))
+        asked = shown.Asked.of(opened, batch)
+        explained = None
+        if explain:
+            explained = _explained(opened, batch, asked, len(hits))
     if as_json:
         from rag.batch import as_json as plain
 
-        print_json(plain(hits))
+        said = [plain(hit) for hit in hits]
+        for place, (hit, value) in enumerate(zip(hits, said, strict=True)):
+            value |= {"highlights": plain(asked.highlights(hit))} if asked is not None else {}
+            value |= {"explain": plain(explained[place])} if explained is not None else {}
+        print_json(said)
     elif not hits:
-        print("no passage has a word of the question")
+        print("no passage has a word of the question" if where is None else _NOTHING)
     else:
-        _print_hits(hits)
+        shown.print_hits(hits, asked, explained)
 
 
-def _print_hits(hits: list[Hit]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+_NOTHING = "no passage that --where lets pass has a word of the question"
 
-    table = Table("", "score", "id", "passage", show_lines=True)
-    for rank, hit in enumerate(hits, 1):
-        passage = Text(f"{hit.title}\n" if hit.title else "", style="bold")
-        passage.append(hit.text[:300] + ("…" if len(hit.text) > 300 else ""), style="not bold")
-        table.add_row(str(rank), f"{hit.score:.3f}", Text(hit.id, overflow="fold"), passage)
-    console().print(table)
+
+def _row(opened: Pipeline, question: str) -> tuple[Batch, dict[str, Any]]:
+    """The batch of one question and its row; raises what a stage could not do."""
+    from rag.errors import StageFailed
+
+    batch = opened.run([question])
+    row = batch.row(0)
+    if row["error"] is not None:
+        raise StageFailed(f"stage {row['error']['stage']!r}: {row['error']['message']}")
+    return batch, row
+
+
+def _explained(
+    opened: Pipeline, batch: Batch, asked: Asked | None, count: int
+) -> list[list[dict[str, Any]]]:
+    from rag.errors import InvalidInput
+
+    if asked is None:
+        raise InvalidInput(
+            f"--explain: pipeline {opened.name!r} has no stage bm25 over its collection, and other "
+            "scores are not explained; leave it out, or search without -p"
+        )
+    if "documents" not in batch:
+        return []
+    return [asked.explain(number) for number in batch["documents"].docs[:count].tolist()]
 
 
 def ask(
     question: Question,
     collection: OfCollection = None,
     pipeline: WithPipeline = None,
+    where: OfWhere = None,
+    syntax: OfSyntax = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Answer a question, with citations.
@@ -84,15 +144,19 @@ def ask(
     Examples:
       rag ask "Who discovered oxygen?" -c wiki -p bm25-extract
       rag ask "Who discovered oxygen?" -c wiki -p bm25-qa --json
+      rag ask "Who discovered oxygen?" -c wiki --where '{lang: en}'
     """  # noqa: D301
+    from rag.cli import narrow
     from rag.errors import InvalidInput
 
-    with loaded(pipeline, collection) as opened:
+    with loaded(pipeline, collection, where=where, syntax=syntax) as opened:
         if "answer" not in opened.columns.types:
             raise InvalidInput(
                 f"pipeline {opened.name!r} writes no answer; use bm25-extract, or add a reader"
             )
         answer = opened.ask(question)
+        if where is not None:
+            narrow.check(answer.documents, opened, narrow.condition(where))
     if as_json:
         from rag.batch import as_json as plain
 
@@ -120,11 +184,31 @@ def ask(
         out.print(f"    “{escape(cited.text)}”", soft_wrap=False)
 
 
-def loaded(pipeline: str | None, collection: Path | None, *, top_k: int | None = None) -> Pipeline:
+def loaded(
+    pipeline: str | None,
+    collection: Path | None,
+    *,
+    top_k: int | None = None,
+    where: str | None = None,
+    syntax: SyntaxOf | None = None,
+) -> Pipeline:
     """The pipeline that is named, else the collection's own, else BM25 with an extractor.
 
-    For a search (``top_k``) without a pipeline it is BM25 alone.
+    For a search (``top_k``) without a pipeline it is BM25 alone. ``where`` and ``syntax`` go to all
+    its stages that know them.
     """
+    from rag.cli import narrow
+
+    settings: dict[str, Any] = {}
+    if where is not None:
+        settings["where"] = narrow.condition(where)
+    if syntax is not None:
+        settings["syntax"] = syntax.value
+    found = _named(pipeline, collection, top_k)
+    return narrow.changed(found, settings) if settings else found
+
+
+def _named(pipeline: str | None, collection: Path | None, top_k: int | None) -> Pipeline:
     from rag.pipeline import Pipeline
 
     opened: Any = None

@@ -62,7 +62,7 @@ def test_index_search_delete_add_and_info(rag: Rag, tmp_path: Path) -> None:
     code, out, _ = rag("search", "cats", "-c", tmp_path / "c", "--json")
     hits = json.loads(out)
     assert [hit["id"] for hit in hits] == ["a", "b"]
-    assert set(hits[0]) == {"id", "title", "text", "score"}
+    assert set(hits[0]) == {"highlights", "id", "title", "text", "score"}
     assert hits[0]["text"] == "Cats purr."
     assert len(json.loads(rag("search", "cats", "-c", tmp_path / "c", "-k", 1, "--json")[1])) == 1
 
