@@ -11,6 +11,7 @@ A pipeline file::
     stages:
       - bm25: {top_k: 100}   # a name with settings
       - reorder              # a name alone has the default settings
+      - pipeline: ./more.yaml    # the stages of another file
 
 A setting of a stage that starts with ``./`` or ``../`` is a path from the file's folder too (a
 model, a collection). ``${NAME}`` in a value is the environment variable NAME; one that is the
@@ -27,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rag.errors import InvalidFile, InvalidInput, NotFound, Problem
 from rag.pipeline import Pipeline
 from rag.pipelines.report import Report
-from rag.pipelines.stages import read_stages, relative
+from rag.pipelines.stages import Checked, Scope, read_stages, relative
 from rag.pipelines.validate import Spot, closest, shown, validated
 from rag.pipelines.yaml_nodes import MAX_BYTES, Node, parse
 from rag.stage import Stage
@@ -75,16 +76,28 @@ def load_pipeline(
         InvalidFile: the file has errors; all are listed, in the order of the file.
         NotFound: there is no such file or shipped pipeline.
     """
-    path = _found(source)
+    path = found(source)
     report = Report(str(path))
-    root = parse(_bytes(path), report)
-    is_one = _is_of(_kind(root, report), "pipeline", root, report)
-    head, stages = _pipeline(root, report, path.parent) if is_one else (None, [])
+    head, stages = pipeline_parts(path, _scope(report, path))
     if head is None or report.problems:
         raise InvalidFile(report.problems)
     if collection is None and head.collection is not None:
         collection = relative(head.collection, path.parent)
     return Pipeline(stages, collection, on_error=head.on_error, name=head.name or path.stem)
+
+
+def pipeline_parts(
+    path: Path, scope: Scope, columns: Checked | None = None
+) -> tuple[PipelineFile | None, list[Stage]]:
+    """The keys and the stages of a pipeline file; what is wrong goes to the report of ``scope``.
+
+    Raises:
+        InvalidFile: the file cannot be read any further.
+        NotFound: there is no such file.
+    """
+    root = parse(_bytes(path), scope.report)
+    is_one = _is_of(_kind(root, scope.report), "pipeline", root, scope.report)
+    return _pipeline(root, scope, columns) if is_one else (None, [])
 
 
 def load_index(path: str | Path) -> IndexFile:
@@ -111,7 +124,7 @@ def problems(path: str | Path) -> list[Problem]:
     Raises:
         NotFound: there is no such file or shipped pipeline.
     """
-    file = _found(path)
+    file = found(path)
     report = Report(str(file))
     try:
         root = parse(_bytes(file), report)
@@ -123,7 +136,7 @@ def problems(path: str | Path) -> list[Problem]:
 
         read_index(root, report, file.parent)
     elif kind == "pipeline":
-        _pipeline(root, report, file.parent)
+        _pipeline(root, _scope(report, file))
     return report.problems
 
 
@@ -132,7 +145,8 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-def _found(source: str | Path) -> Path:
+def found(source: str | Path) -> Path:
+    """The file that ``source`` names: a path, or a shipped pipeline; ``NotFound``."""
     text = str(source)
     if "/" in text or text.endswith((".yaml", ".yml")):
         return Path(source)
@@ -156,10 +170,16 @@ def _bytes(path: Path) -> bytes:
         raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _pipeline(root: Node, report: Report, folder: Path) -> tuple[PipelineFile | None, list[Stage]]:
-    head, _ = validated(PipelineFile, Spot(root, root.place, ""), report)
+def _scope(report: Report, path: Path) -> Scope:
+    return Scope(report, path.parent, (path.resolve(),))
+
+
+def _pipeline(
+    root: Node, scope: Scope, columns: Checked | None = None
+) -> tuple[PipelineFile | None, list[Stage]]:
+    head, _ = validated(PipelineFile, Spot(root, root.place, ""), scope.report)
     items = root.value.get("stages") if isinstance(root.value, dict) else None
-    return head, [] if items is None else read_stages(items, report, folder)
+    return head, [] if items is None else read_stages(items, scope, columns)
 
 
 def _is_of(kind: str | None, wanted: str, root: Node, report: Report) -> bool:

@@ -25,6 +25,10 @@ class Report:
         """One more problem at ``place``; ``key`` is the path of keys to it, or empty."""
         self._problems.append(Problem(self.file, *place, key, message))
 
+    def include(self, other: Report) -> None:
+        """The problems of a file that this one includes; they follow those of this one."""
+        self._problems += other.problems
+
     def fatal(self, place: Place, message: str) -> InvalidFile:
         """An error after which nothing can be read; what was collected before goes with it."""
         self.add(place, "", message)
@@ -32,6 +36,8 @@ class Report:
 
     @property
     def problems(self) -> list[Problem]:
-        """All problems, each once, in the order of the file."""
+        """All problems, each once, in the order of the file; then those of files it includes."""
         unique = dict.fromkeys(self._problems)
-        return sorted(unique, key=lambda problem: (problem.line, problem.column))
+        own = [problem for problem in unique if problem.file == self.file]
+        own.sort(key=lambda problem: (problem.line, problem.column))
+        return [*own, *(problem for problem in unique if problem.file != self.file)]

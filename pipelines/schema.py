@@ -7,8 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from rag import registry
+from rag.nesting import STAGE_SCHEMA
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
+STAGE_REFERENCE = {"$ref": "#/$defs/Stage"}
 
 
 def json_schema(kind: Literal["pipeline", "index"] | None = None) -> dict[str, Any]:
@@ -34,8 +36,22 @@ def _pipeline(shared: dict[str, Any]) -> dict[str, Any]:
     for name in names:
         settings = _hoisted(registry.find("stages", name), shared)
         items.append(_single(name, settings))
-    schema["properties"]["stages"]["items"] = {"oneOf": items}
+        if name == "pipeline":  # a file stands for its settings
+            items[-1]["properties"][name] = {"oneOf": [{"type": "string"}, settings]}
+    shared["Stage"] = {"oneOf": items}
+    for name, definition in shared.items():
+        shared[name] = _with_stages(definition)
+    schema["properties"]["stages"]["items"] = STAGE_REFERENCE
     return schema
+
+
+def _with_stages(part: Any) -> Any:
+    """A part of a schema with the stages where a list of them stands inside a stage."""
+    if part == STAGE_SCHEMA:
+        return STAGE_REFERENCE
+    if isinstance(part, dict):
+        return {key: _with_stages(value) for key, value in part.items()}
+    return [_with_stages(value) for value in part] if isinstance(part, list) else part
 
 
 def _index(shared: dict[str, Any]) -> dict[str, Any]:

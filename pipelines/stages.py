@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rag import registry
 from rag.errors import InvalidInput, MissingColumn
-from rag.pipelines.report import Report
+from rag.nesting import FORM as _FORM
+from rag.nesting import as_mapping
+from rag.pipelines.report import Place, Report
 from rag.pipelines.validate import Spot, shown, validated
 from rag.pipelines.yaml_nodes import Node
 from rag.stage import Columns, Stage, reason
 
-_FORM = "a stage is a name, or one name with its settings: 'bm25: {top_k: 100}'"
+
+@dataclass(frozen=True)
+class Scope:
+    """The file that is read: where problems go, and from where paths and pipelines count."""
+
+    report: Report
+    folder: Path
+    files: tuple[Path, ...] = ()
+    """The file, after those that include it."""
+    count: list[None] = field(default_factory=list)
+    """One entry for each pipeline that was included anywhere."""
 
 
 class _Lenient(Columns):
@@ -23,20 +37,27 @@ class _Lenient(Columns):
         return self
 
 
-class _Checked:
-    """The columns along the stages; knows when a stage before could not be judged."""
+class Checked:
+    """The columns along a list of stages; knows when a stage before could not be judged."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, columns: Columns | None = None) -> None:
+        """Begin with these ``columns``; default: those of a question."""
         self._report = report
-        self._columns = Columns()
+        self.columns = columns or Columns()
         self.unknown = False
         """A stage before may have written anything, so that no column is surely missing."""
 
+    def within(self, report: Report) -> Checked:
+        """The columns where a list inside a stage begins."""
+        inner = Checked(report, replace(self.columns, written=frozenset()))
+        inner.unknown = self.unknown
+        return inner
+
     def after(self, stage: Stage, spot: Spot, *, quiet: bool) -> None:
         """Pass the ``stage``, and report a column that it lacks unless ``quiet``."""
-        have = self._columns.at(stage.label)
+        have = self.columns.at(stage.label)
         try:
-            self._columns = stage.columns(have)
+            self.columns = stage.columns(have)
             return
         except MissingColumn as error:
             said = "" if self.unknown else str(error)
@@ -45,40 +66,104 @@ class _Checked:
         if said and not quiet:
             self._report.add(spot.place, spot.path, said)
         try:
-            lenient = _Lenient(have.types, have.writers, have.stage)
+            lenient = _Lenient(have.types, have.writers, have.stage, have.written)
             passed = stage.columns(lenient)
-            self._columns = Columns(passed.types, passed.writers, passed.stage)
+            self.columns = Columns(passed.types, passed.writers, passed.stage, passed.written)
         except Exception:  # noqa: BLE001 - reported above; what it writes is unknown
             self.unknown = True
 
 
-def read_stages(items: Node, report: Report, folder: Path) -> list[Stage]:
+def read_stages(
+    items: Node, scope: Scope, columns: Checked | None = None, path: str = "stages"
+) -> list[Stage]:
     """The stages of the list ``items``; everything wrong with any of them goes to the report.
 
     A stage that is wrong is left out, and the columns of the others are checked as though it were
     as near to what is written as can be: a following stage is blamed for its own errors only.
+
+    Args:
+        items: the list.
+        scope: the file.
+        columns: those before the list; default: those of a question.
+        path: where the list stands, as errors show it.
     """
+    columns = columns or Checked(scope.report)
     stages: list[Stage] = []
-    columns = _Checked(report)
     for number, node in enumerate(items.value if isinstance(items.value, list) else ()):
-        spot = _item(node, f"stages[{number}]", report)
+        spot = _item(node, f"{path}[{number}]", scope.report)
+        stage = None if spot is None else _stage(spot, scope, columns)
         if spot is None:
             columns.unknown = True
-            continue
-        cls, guessed = _class(spot, report)
-        if cls is None:
-            columns.unknown = True
-            continue
-        placed = replace(spot, node=_placed(spot.node, folder))
-        stage, wrong = validated(cls, placed, Report(report.file) if guessed else report)
-        if stage is not None and not guessed:
+        if stage is not None:
             stages.append(stage)
-            columns.after(stage, spot, quiet=False)
-            continue
-        columns.unknown |= "into" in wrong
-        quiet = guessed or "of" in wrong
-        columns.after(_nearest(cls, spot.node, wrong), spot, quiet=quiet)
     return stages
+
+
+def _stage(spot: Spot, scope: Scope, columns: Checked) -> Stage | None:
+    """The stage at ``spot``, passed on the way; None after reporting what is wrong with it."""
+    if isinstance(spot.node.value, str):
+        from rag.pipelines.include import included
+
+        stage = included(spot, scope, columns)
+        columns.unknown |= stage is None
+        if stage is not None:
+            columns.after(stage, spot, quiet=False)
+        return stage
+    cls, guessed = _class(spot, scope.report)
+    if cls is None:
+        columns.unknown = True
+        return None
+    node, inside = _nested(cls, spot, scope, columns)
+    report = Report(scope.report.file) if guessed else scope.report
+    made, wrong = validated(cls, replace(spot, node=node), report)
+    if made is not None and not guessed:
+        columns.after(made, spot, quiet=False)
+        return made
+    # What is wrong with a list inside was reported there, and what it writes is not known.
+    inner = bool(wrong & inside.keys())
+    columns.unknown |= "into" in wrong or inner
+    quiet = guessed or "of" in wrong or inner
+    columns.after(_nearest(cls, node, wrong, inside), spot, quiet=quiet)
+    return None
+
+
+def _nested(
+    cls: type[Stage], spot: Spot, scope: Scope, columns: Checked
+) -> tuple[Node, dict[str, list[Stage]]]:
+    """The settings with their paths placed and each list of stages checked and written out.
+
+    Returns:
+        The settings; a list with anything wrong in it is broken there. And the good stages of
+        each list.
+    """
+    values = spot.node.value
+    keys = cls.nests(values) if isinstance(values, dict) else []
+    plain = {k: v for k, v in _pairs(spot.node) if k not in keys or not isinstance(v.value, list)}
+    node = _placed(replace(spot.node, value=plain), scope.folder)
+    inside: dict[str, list[Stage]] = {}
+    for key, items in _pairs(spot.node):
+        if key not in plain and isinstance(node.value, dict):
+            before = len(scope.report.problems)
+            columns_ = columns.within(scope.report)
+            inside[key] = read_stages(items, scope, columns_, f"{spot.path}.{key}")
+            good = len(scope.report.problems) == before and not items.broken
+            written = [as_mapping(stage) for stage in inside[key]] if good else None
+            node.value[key] = replace(_as_node(items.place, written), broken=not good)
+    return node, inside
+
+
+def _pairs(node: Node) -> list[tuple[str, Node]]:
+    return list(node.value.items()) if isinstance(node.value, dict) else []
+
+
+def _as_node(place: Place, value: Any) -> Node:
+    """A plain value as nodes that stand at one place."""
+    if isinstance(value, Mapping):
+        return Node(place, {k: _as_node(place, v) for k, v in value.items()},
+                    dict.fromkeys(value, place))  # fmt: skip
+    if isinstance(value, list | tuple):
+        return Node(place, [_as_node(place, part) for part in value])
+    return Node(place, value)
 
 
 def _lacks_a_key(stage: Stage) -> bool:
@@ -104,7 +189,7 @@ def _placed(node: Node, folder: Path) -> Node:
 
 
 def _name(spot: Spot) -> str:
-    return spot.path.partition(".")[2]
+    return spot.path.rpartition("].")[2]
 
 
 def _item(node: Node, path: str, report: Report) -> Spot | None:
@@ -131,6 +216,8 @@ def _item(node: Node, path: str, report: Report) -> Spot | None:
     path = f"{path}.{name}"
     if settings.value is None and not settings.broken:
         settings = Node(settings.place, {})
+    if name == "pipeline" and isinstance(settings.value, str):
+        return Spot(settings, place, path)  # a file, or the name of a shipped one
     if not isinstance(settings.value, dict):
         if not settings.broken:
             what = f"found {shown(settings)}, expected settings: {name}: {{key: value}}"
@@ -156,9 +243,12 @@ def _class(spot: Spot, report: Report) -> tuple[type[Stage] | None, bool]:
         return None, True
 
 
-def _nearest(cls: type[Stage], settings: Node, wrong: set[str]) -> Stage:
+def _nearest(
+    cls: type[Stage], settings: Node, wrong: set[str], inside: Mapping[str, list[Stage]]
+) -> Stage:
     """The stage without its wrong settings, to judge which columns it reads and writes."""
     good = {key: part for key, part in settings.plain().items() if key not in wrong}
+    good |= {key: tuple(stages) for key, stages in inside.items()}
     try:
         return cls.model_validate(good)
     except ValueError:

@@ -222,6 +222,8 @@ def _column(name: str, values: Column | Sequence[Any]) -> tuple[Column, str]:
         return values, "ranking"
     if isinstance(values, str | Mapping):
         raise InvalidInput(f"batch: column {name!r} must be a list with one value a row")
+    if isinstance(values, tuple) and values.count(None) == len(values):
+        return values, "null"
     kind = "null"
     column: list[Value] = []
     for row, value in enumerate(values):

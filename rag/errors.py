@@ -10,7 +10,10 @@
     ├── Conflict          (OSError)            another writer committed first, and both cannot hold
     ├── MissingExtra      (ImportError)        an optional package is not installed
     ├── BackendFailed     (RuntimeError)       a model or a server refused, or gave no usable answer
-    └── StageFailed       (RuntimeError)       a row failed in a stage (raised by ``ask`` only)
+    ├── Cancelled         (RuntimeError)       nobody waits for the row any more
+    ├── DeadlinePassed    (TimeoutError)       the time given to a call ended
+    └── StageFailed       (RuntimeError)       a row failed in a stage (raised by ``ask`` and
+                                               ``stream``, and where ``on_error`` is ``stop``)
 
 A message names the thing, the place, what was found, what was expected and the next step. The
 command line prints it as it stands and exits with 2, so it is written for the person at the
@@ -50,6 +53,14 @@ class Conflict(RagError, OSError):
 
 class BackendFailed(RagError, RuntimeError):
     """A model or a server refused, or gave no usable answer."""
+
+
+class Cancelled(RagError, RuntimeError):
+    """Nobody waits for the row any more; it stops at the next stage or sooner."""
+
+
+class DeadlinePassed(RagError, TimeoutError):
+    """The time given to a call ended; rows that are not done fail at the next stage."""
 
 
 class StageFailed(RagError, RuntimeError):

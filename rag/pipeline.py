@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
-from rag.errors import InvalidInput, RagError, StageFailed
-from rag.stage import Columns, Context, Run, Stage, Step, reason
+from rag.chain import Chain, columns_after, together
+from rag.errors import InvalidInput, StageFailed
+from rag.run import Cancel, Listener, Run
+from rag.stage import Columns, Context, Stage, reason
 
 if TYPE_CHECKING:
     from rag import ranking
     from rag.batch import Batch, Citation, Hit
     from rag.collection import Collection, Snapshot
+    from rag.streaming import Event
 
 OnError = Literal["keep", "stop"]
 
@@ -36,7 +39,8 @@ class Pipeline:
     """Stages in order over one snapshot of a collection.
 
     Args:
-        stages: the stages; the columns that each needs are checked here, before any model.
+        stages: the stages; the columns that each needs are checked here, before any model. Another
+            pipeline may be one of them.
         collection: a ``Collection``, a snapshot of one, or its folder. Needed as soon as a stage
             searches; it is opened at the first question and pinned until ``close``.
         on_error: ``keep`` fills a failed row's ``error`` and goes on; ``stop`` raises.
@@ -49,7 +53,7 @@ class Pipeline:
 
     def __init__(
         self,
-        stages: Sequence[Stage],
+        stages: Sequence[Stage | Pipeline],
         collection: Collection | ranking.Snapshot | Path | str | None = None,
         *,
         on_error: OnError = "keep",
@@ -59,18 +63,16 @@ class Pipeline:
         if not stages:
             raise InvalidInput("a pipeline needs at least one stage")
         for number, stage in enumerate(stages, 1):
-            if not isinstance(stage, Stage):
+            if not isinstance(stage, Stage | Pipeline):
                 raise InvalidInput(f"stage {number} is {stage!r}, not a Stage (forgot the call?)")
-        self.stages = tuple(stages)
+        self.stages = tuple(s if isinstance(s, Stage) else s.as_stage() for s in stages)
         self.collection = collection
         self.on_error = on_error
         self.name = name
-        self.columns = Columns()
-        for stage in self.stages:
-            self.columns = stage.columns(self.columns.at(stage.label))
+        self.columns = columns_after(self.stages, Columns())
         self._lock = threading.Lock()
         self._context: Context | None = None
-        self._steps: list[tuple[str, Step]] = []
+        self._chain = Chain(())
 
     @classmethod
     def load(
@@ -108,81 +110,141 @@ class Pipeline:
         """The snapshot that the stages search."""
         return self._opened()[0].snapshot()
 
-    def ask(self, question: str) -> Answer:
-        """Answer one question.
+    def as_stage(self) -> Stage:
+        """This pipeline as a stage of another, which has its settings only.
+
+        A list of stages takes the pipeline itself, too.
+
+        Raises:
+            InvalidInput: the pipeline holds a snapshot, which settings cannot.
+        """
+        from rag.flow import SubPipeline
+
+        return SubPipeline.of_pipeline(self)
+
+    def ask(self, question: str, *, seed: int = 0, timeout: float | None = None) -> Answer:
+        """Answer one question, within ``timeout`` seconds.
 
         Raises:
             StageFailed: a stage could not do the row; the message says which and why.
         """
-        from rag.batch import Batch
-
-        row = self.run(Batch.of([question])).row(0)
-        if row["error"] is not None:
-            error = row["error"]
-            raise StageFailed(f"stage {error['stage']!r}: {error['message']}")
-        return Answer(
-            row.get("answer"),
-            row.get("citations") or (),
-            row.get("confidence"),
-            tuple(row.get("documents") or ()),
-            row.get("route"),
-        )
+        return answer_of(self.run([question], seed=seed, timeout=timeout))
 
     def run(
         self,
         questions: Sequence[str] | Batch,
         *,
         seed: int = 0,
+        timeout: float | None = None,
+        cancel: Cancel | None = None,
+        listener: Listener | None = None,
         progress: Callable[[str, int], None] | None = None,
     ) -> Batch:
-        """Run all questions through the stages; rows keep their order.
+        """Run all questions through the stages; rows keep their order, and none is lost.
 
         A row that fails in a stage skips the later ones; its ``error`` names the stage. A row
         that comes with an ``error`` skips them all.
-        ``progress(stage, rows)`` is called as each stage starts.
+
+        Args:
+            questions: texts, or a batch.
+            seed: what stages that draw at random start from.
+            timeout: seconds; the rows that are left then fail at the next stage.
+            cancel: cancels rows while they run; they fail in the stage at hand.
+            listener: called with a row, ``passages`` or ``token``, and the value, as it happens.
+            progress: ``progress(stage, rows)`` is called as each stage starts.
         """
         from rag.batch import Batch
 
         batch = questions if isinstance(questions, Batch) else Batch.of(questions)
-        _, steps = self._opened()
-        active, parked = _sound(batch)
-        for label, step in steps:
-            if not len(active):
-                break
-            if progress is not None:
-                progress(label, len(active))
-            run = Run(seed=seed)
-            active = _called(label, step, active, run)
-            if run.failed:
-                if self.on_error == "stop":
-                    row, error = min(run.failed.items(), key=lambda item: item[0])
-                    raise StageFailed(
-                        f"stage {label!r}: question {active.ids[row]!r}: {reason(error)}"
-                    ) from error
-                failed, active = _parted(active, label, run.failed)
-                parked.append(failed)
-        return _whole(batch, [*parked, active])
+        chain = self._opened()[1]
+        sound, rows, pieces = _sound(batch)
+        run = Run(
+            seed,
+            listener,
+            deadline=None if timeout is None else time.monotonic() + timeout,
+            cancel=cancel,
+            stop=self.on_error == "stop",
+            progress=progress,
+            rows=rows,
+        )
+        after = chain(sound, run, through=False)
+        if run.failed:
+            after = after.put(error=[_said(run, row) for row in range(len(after))])
+        whole = together(len(batch), [*pieces, (rows, after)])
+        return whole if "error" in whole else whole.put(error=(None,) * len(whole))
+
+    def stream(
+        self, question: str, *, seed: int = 0, timeout: float | None = None
+    ) -> Generator[Event, None, None]:
+        """Answer one question, and yield what happens on the way as it happens.
+
+        Events are ``passages`` (after each stage that changes a ranking), ``token`` (from readers
+        whose backend streams), and as the last one ``answer``. The stages run in a thread of
+        their own; closing the generator cancels, and returns when the stage at hand has noticed.
+
+        Raises:
+            StageFailed: a stage could not do the row; the message says which and why.
+        """
+        from rag.streaming import streamed
+
+        return streamed(self, question, seed=seed, timeout=timeout)
+
+    def astream(
+        self, question: str, *, seed: int = 0, timeout: float | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """As ``stream``, for ``async for``; cancelling the task or closing it cancels the row."""
+        from rag.streaming import astreamed
+
+        return astreamed(self, question, seed=seed, timeout=timeout)
+
+    async def arun(
+        self, questions: Sequence[str] | Batch, *, seed: int = 0, timeout: float | None = None
+    ) -> Batch:
+        """As ``run``, in a thread; cancelling the task cancels all rows.
+
+        The thread goes on until the step at hand asks ``run.cancelled()`` or ends.
+        """
+        from rag.streaming import aran
+
+        return await aran(self, questions, seed=seed, timeout=timeout)
 
     def close(self) -> None:
         """Close the steps and give back the models and the snapshot; the next run reopens."""
         with self._lock:
-            context, steps = self._context, self._steps
-            self._context, self._steps = None, []
-        _close(context, steps)
+            context, chain = self._context, self._chain
+            self._context, self._chain = None, Chain(())
+        _close(context, chain)
 
-    def _opened(self) -> tuple[Context, list[tuple[str, Step]]]:
+    def _opened(self) -> tuple[Context, Chain]:
         with self._lock:
             if self._context is None:
                 context = Context(_snapshot(self.collection))
-                steps: list[tuple[str, Step]] = []
                 try:
-                    for stage in self.stages:
-                        steps.append((stage.label, _opened(stage, context)))  # noqa: PERF401
+                    self._chain = Chain.open(self.stages, context)
                 except BaseException:
-                    _close(context, steps)  # those that are open already hold something
+                    context.close()
                     raise
-                self._context, self._steps = context, steps
-            return self._context, self._steps
+                self._context = context
+            return self._context, self._chain
+
+
+def answer_of(batch: Batch) -> Answer:
+    """The answer in the one row of a batch that ran.
+
+    Raises:
+        StageFailed: the row failed.
+    """
+    row = batch.row(0)
+    if row["error"] is not None:
+        error = row["error"]
+        raise StageFailed(f"stage {error['stage']!r}: {error['message']}")
+    return Answer(
+        row.get("answer"),
+        row.get("citations") or (),
+        row.get("confidence"),
+        tuple(row.get("documents") or ()),
+        row.get("route"),
+    )
 
 
 def _snapshot(
@@ -195,65 +257,30 @@ def _snapshot(
     return collection.snapshot() if isinstance(collection, Collection) else collection
 
 
-def _close(context: Context | None, steps: Sequence[tuple[str, Step]]) -> None:
-    """Close the steps, the last first, then the context; each, even if another one raises."""
-    with contextlib.ExitStack() as stack:
+def _close(context: Context | None, chain: Chain) -> None:
+    """Close the steps, then the context; even if a step raises."""
+    try:
+        chain.close()
+    finally:
         if context is not None:
-            stack.callback(context.close)
-        for _, step in steps:
-            close = getattr(step, "close", None)
-            if close is not None:
-                stack.callback(close)
+            context.close()
 
 
-def _opened(stage: Stage, context: Context) -> Step:
-    try:
-        return stage.open(context)
-    except RagError as error:
-        error.add_note(f"while opening stage {stage.label!r}")
-        raise
-
-
-def _called(label: str, step: Step, batch: Batch, run: Run) -> Batch:
-    try:
-        after = step(batch, run)
-    except RagError as error:
-        error.add_note(f"in stage {label!r}")
-        raise
-    if not hasattr(after, "ids"):
-        raise InvalidInput(f"stage {label!r} returned {type(after).__name__}, not a Batch")
-    if after.ids != batch.ids:
-        raise InvalidInput(f"stage {label!r} changed the rows or their order")
-    return after
-
-
-def _sound(batch: Batch) -> tuple[Batch, list[Batch]]:
-    """The rows without an ``error``, and apart from them those with one."""
+def _sound(batch: Batch) -> tuple[Batch, Sequence[int], list[tuple[Sequence[int], Batch]]]:
+    """The rows without an ``error``, which these are, and apart from them those with one."""
     if "error" not in batch:
-        return batch, []
-    failed = [row for row, error in enumerate(batch["error"]) if error is not None]
+        return batch, range(len(batch)), []
+    errors = batch["error"]
+    failed = [row for row, error in enumerate(errors) if error is not None]
     if not failed:
-        return batch, []
-    return batch.take(sorted({*range(len(batch))} - {*failed})), [batch.take(failed)]
+        return batch, range(len(batch)), []
+    rows = [row for row, error in enumerate(errors) if error is None]
+    return batch.take(rows), rows, [(failed, batch.take(failed))]
 
 
-def _parted(batch: Batch, label: str, failed: dict[int, Exception]) -> tuple[Batch, Batch]:
-    """The failed rows with their errors, and the others."""
-    rows = sorted(failed)
-    errors: list[dict[str, Any]] = [
-        {"stage": label, "kind": type(failed[row]).__name__, "message": reason(failed[row])}
-        for row in rows
-    ]
-    others = [row for row in range(len(batch)) if row not in failed]
-    return batch.take(rows).put(error=errors), batch.take(others)
-
-
-def _whole(before: Batch, pieces: list[Batch]) -> Batch:
-    """The rows of all pieces in the order of ``before``, with a column ``error``."""
-    from rag.batch import Batch
-
-    whole = Batch.concat(pieces) if len(pieces) > 1 else pieces[0]
-    if len(pieces) > 1:
-        place = {name: row for row, name in enumerate(whole.ids)}
-        whole = whole.take([place[name] for name in before.ids])
-    return whole if "error" in whole else whole.put(error=(None,) * len(whole))
+def _said(run: Run, row: int) -> dict[str, str] | None:
+    """The ``error`` of a row."""
+    if row not in run.failed:
+        return None
+    error = run.failed[row]
+    return {"stage": run.stages[row], "kind": type(error).__name__, "message": reason(error)}

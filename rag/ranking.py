@@ -284,6 +284,31 @@ class Ranking:
             else np.concatenate([r.is_valid for r in rankings]),
         )
 
+    @classmethod
+    def union(cls, rankings: Sequence[Ranking]) -> Ranking:
+        """Row by row the passages of all ``rankings``, by falling score.
+
+        A passage that stands in several keeps its best score, with the span, text and evidence of
+        that entry; of equal ones the first is kept, and NaN is below every score. Ties break by
+        ascending passage number. A row without a ranking adds nothing.
+
+        Raises:
+            InvalidInput: they have different numbers of rows or different snapshots.
+        """
+        count = len(rankings[0]) if rankings else 0
+        if any(len(ranking) != count for ranking in rankings):
+            raise InvalidInput("ranking: those to unite have different numbers of rows")
+        every = cls.concat(rankings)
+        rows = every.row_of % max(count, 1)
+        order = np.lexsort((-every.scores, every.docs, rows))  # stable: the first of equals leads
+        new = np.ones(len(order), np.bool_)
+        new[1:] = (np.diff(rows[order]) != 0) | (np.diff(every.docs[order]) != 0)
+        best = order[new]
+        best = best[np.lexsort((every.docs[best], -every.scores[best], rows[best]))]
+        valid: NDArray[np.bool_] = np.logical_or.reduce([r.is_valid for r in rankings])
+        offsets = np.concatenate(([0], np.cumsum(np.bincount(rows[best], minlength=count))))
+        return every._gather(best, offsets, None if valid.all() else valid)
+
 
 def _or_none(values: Sequence[Any] | None, ranking: Ranking) -> Sequence[Any]:
     return [None] * len(ranking.docs) if values is None else values

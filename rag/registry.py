@@ -19,11 +19,15 @@ Group = Literal["stages", "backends", "indexes"]
 BUILT_IN: dict[str, dict[str, str]] = {
     "stages": {
         "bm25": "rag.retrievers.bm25:BM25",
+        "branch": "rag.flow:Branch",
         "expand": "rag.retrievers.expand:Expand",
         "extract": "rag.readers.extract:Extract",
         "fuse": "rag.retrievers.fuse:Fuse",
         "generate": "rag.readers.generate:Generate",
+        "pipeline": "rag.flow:SubPipeline",
         "reorder": "rag.readers.reorder:Reorder",
+        "repeat": "rag.flow:Repeat",
+        "unless": "rag.flow:Unless",
         "rewrite": "rag.retrievers.rewrite:Rewrite",
     },
     "backends": {

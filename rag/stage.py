@@ -10,7 +10,12 @@ its JSON schema and its validation. It has two methods.
 
 A step keeps the rows and their order, and adds or replaces columns. It is called from several
 threads at once and is never pickled: only settings travel to workers. What goes wrong for one row
-is ``run.fail(row, error)``, and the other rows go on; what is wrong for all rows raises.
+is ``run.fail(row, error)``, and the other rows go on; what is wrong for all rows raises. A step
+works on a batch without rows, too. One that takes long asks ``run.cancelled()`` for the rows that
+nobody waits for and looks at ``run.deadline``; one that draws at random starts at ``run.seed``.
+
+A stage that holds stages (``rag.flow``) names the settings that do in ``nests``, checks them in
+``columns``, and opens them as a ``rag.chain.Chain``, which parks failed rows as a pipeline does.
 
 A stage of one's own, complete::
 
@@ -35,18 +40,21 @@ import contextlib
 import difflib
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pydantic import Field
 
 from rag.errors import InvalidInput, MissingColumn, RagError
 from rag.named import Named
+from rag.run import Run
 
 if TYPE_CHECKING:
     from rag import ranking
     from rag.batch import Batch
     from rag.collection import Snapshot
+
+__all__ = ["Columns", "Context", "Run", "Stage", "Step", "reason"]
 
 
 class Step(Protocol):
@@ -71,6 +79,11 @@ class Stage(Named):
         None, description="A collection of its own; default: the pipeline's."
     )
 
+    @classmethod
+    def nests(cls, settings: Mapping[str, Any]) -> list[str]:
+        """Those keys of ``settings`` that hold lists of stages; most stages hold none."""
+        return []
+
     @property
     def label(self) -> str:
         """The name given to this stage, or else its kind."""
@@ -94,6 +107,8 @@ class Columns:
     )
     writers: Mapping[str, str] = field(default_factory=dict)
     stage: str = ""
+    written: frozenset[str] = frozenset()
+    """What was written since a stage that holds stages began one of its lists."""
 
     def need(self, *names: str, type: str | None = None) -> Columns:
         """Self, if all ``names`` are there (and of this ``type``, where one is given).
@@ -114,12 +129,16 @@ class Columns:
 
     def put(self, **types: str) -> Columns:
         """With these columns written by the stage at hand."""
-        written = dict.fromkeys(types, self.stage)
-        return Columns({**self.types, **types}, {**self.writers, **written}, self.stage)
+        return replace(
+            self,
+            types={**self.types, **types},
+            writers={**self.writers, **dict.fromkeys(types, self.stage)},
+            written=self.written | types.keys(),
+        )
 
     def at(self, stage: str) -> Columns:
         """The same columns, seen by the next ``stage``."""
-        return Columns(self.types, self.writers, stage)
+        return replace(self, stage=stage)
 
     def _writer(self, name: str) -> str:
         return f"stage {self.writers[name]!r}" if name in self.writers else "the question"
@@ -133,24 +152,6 @@ class Columns:
         elif name == "documents":
             text += "put a retriever such as bm25 before it; "
         return text + f"before it there are: {have}"
-
-
-@dataclass
-class Run:
-    """What one call of a step needs; rows are counted in the batch that the step was given."""
-
-    seed: int = 0
-    listener: Callable[[int, str, Any], None] | None = None
-    failed: dict[int, Exception] = field(default_factory=dict)
-
-    def fail(self, row: int, error: Exception) -> None:
-        """The row could not be done; the first error of a row is kept."""
-        self.failed.setdefault(row, error)
-
-    def emit(self, row: int, kind: str, value: Any) -> None:
-        """Tell whoever listens what happened in a row (a token, the passages)."""
-        if self.listener is not None:
-            self.listener(row, kind, value)
 
 
 class Context:
@@ -191,6 +192,17 @@ class Context:
         value = _shared.acquire(key, load)
         self._held.append(key)
         return value
+
+    def within(self, collection: str | None) -> Context:
+        """What stages open with that default to another ``collection`` (None: to the same).
+
+        What they hold is given back when this context closes.
+        """
+        if collection is None:
+            return self
+        inner = Context(self.snapshot(collection))
+        inner._held = self._held
+        return inner
 
     def close(self) -> None:
         """Give back all values that this context holds."""

@@ -13,8 +13,23 @@ from rag.pipelines.schema import json_schema
 
 
 def items(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = schema["properties"]["stages"]["items"]["oneOf"]
+    assert schema["properties"]["stages"]["items"] == {"$ref": "#/$defs/Stage"}
+    found: list[dict[str, Any]] = schema["$defs"]["Stage"]["oneOf"]
     return found
+
+
+def test_stages_stand_inside_stages() -> None:
+    _, *forms = items(json_schema("pipeline"))
+    by_name = {form["required"][0]: form["properties"][form["required"][0]] for form in forms}
+    stage = {"$ref": "#/$defs/Stage"}
+    assert by_name["unless"]["properties"]["stages"]["items"] == stage
+    assert by_name["repeat"]["properties"]["stages"]["items"] == stage
+    branch = by_name["branch"]
+    branch = branch["oneOf"][0] if "oneOf" in branch else branch
+    assert branch["additionalProperties"]["items"] == stage
+    file, settings = by_name["pipeline"]["oneOf"]
+    assert file == {"type": "string"}
+    assert settings["properties"]["stages"]["items"] == stage
 
 
 def test_every_built_in_stage_stands_in_it_with_its_fields() -> None:
@@ -24,10 +39,10 @@ def test_every_built_in_stage_stands_in_it_with_its_fields() -> None:
     assert [form["required"] for form in settings] == [[name] for name in names]
     for form, name in zip(settings, names, strict=True):
         its = form["properties"][name]
-        its = its["oneOf"][0] if "oneOf" in its else its
+        its = next((one for one in its.get("oneOf", ()) if "properties" in one), its)
         fields = registry.find("stages", name).model_fields
         assert its["properties"].keys() == fields.keys()
-        assert its["additionalProperties"] is False
+        assert its["additionalProperties"] is False or name == "branch"  # its keys are sides
         for field, info in fields.items():
             assert its["properties"][field].get("description") == info.description
 
