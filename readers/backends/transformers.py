@@ -91,7 +91,7 @@ class Transformers(Backend, name="transformers"):
         return found
 
     def _load(self, place: Path | str) -> Model:
-        from rag.readers.backends.transformers_model import load
+        from rag.readers.backends.transformers_load import load
 
         if isinstance(place, str):
             folder = _fetched(place, self.revision)

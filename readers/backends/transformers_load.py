@@ -1,0 +1,101 @@
+"""Loading a model of transformers from a folder, and refusing what is no model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rag.errors import BackendFailed, InvalidInput, NotFound
+from rag.readers.backends.transformers_model import Model
+
+
+def family(config: Any) -> Any:
+    """The class that loads a model: causal, or sequence-to-sequence, as its config says."""
+    import transformers
+
+    two_sided = getattr(config, "is_encoder_decoder", False)
+    return transformers.AutoModelForSeq2SeqLM if two_sided else transformers.AutoModelForCausalLM
+
+
+def load(name: str, folder: Path, *, dtype: str, device: str | None) -> Model:
+    """Load the model in ``folder``: safetensors only, no code of the model's own, no network.
+
+    Raises:
+        NotFound: the folder holds no model.
+        InvalidInput: its weights are pickled, or there is no such device.
+        BackendFailed: transformers cannot load it, or weights are missing.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoTokenizer
+
+    place = _device(device)
+    _check(name, folder)
+    only: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(folder, **only)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **only)
+            model, found = family(config).from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                output_loading_info=True,
+                **only,
+            )
+            model = model.to(place).eval()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise BackendFailed(
+            f"cannot load the model {name}: {str(error).strip()} (in {folder}; a model that brings "
+            "code of its own is not loaded)"
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise BackendFailed(
+            f"{name} is no model that writes text: {len(missing)} weights are missing for that, "
+            f"such as {missing[0]}; use a causal or a sequence-to-sequence language model"
+        )
+    return Model(name, model, tokenizer)
+
+
+def _device(device: str | None) -> str:
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    kind = device.partition(":")[0]
+    if kind in there and not there[kind]():
+        raise InvalidInput(f"device {device!r}: torch finds none on this machine; use cpu")
+    return device
+
+
+def _check(name: str, folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise NotFound(f"{name}: {folder} holds no model (no config.json)")
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")):
+        raise InvalidInput(
+            f"{name}: its weights are pickled (.bin), which can run code, so they are not read; "
+            "use a model with .safetensors, or convert this one with transformers' save_pretrained"
+        )
+    raise NotFound(f"{name}: {folder} holds no weights (*.safetensors)")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and warnings off the terminal for a while."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
