@@ -31,7 +31,9 @@ class BM25(Stage, name="bm25"):
     index: str | None = Field(
         None, description="The lexical index to search; default: the only one there is."
     )
-    k1: float = Field(0.9, ge=0, description="How slowly repeated words stop counting.")
+    k1: float = Field(
+        0.9, ge=0, allow_inf_nan=False, description="How slowly repeated words stop counting."
+    )
     b: float = Field(0.4, ge=0, le=1, description="How much long passages are marked down.")
     merge: Merge = Field("rrf", description="How several queries of one question are merged.")
     syntax: Syntax = Field(

@@ -125,6 +125,8 @@ class Segment:
         tables = self._read(IDS)
         if [part.schema for part in tables] != [_IDS_SCHEMA] * 2:
             raise self._damaged(IDS, "it does not hold the two tables from hash to row")
+        if tables[0].num_rows != self.rows:
+            raise self._damaged(IDS, f"it has {tables[0].num_rows} ids of {self.rows} rows")
         return [(part["hash"].to_numpy(), part["row"].to_numpy()) for part in tables]
 
     def rows_of(self, ids: Sequence[str]) -> NDArray[np.int64]:
