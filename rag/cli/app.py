@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rag.cli import ask, collections, evaluate, files
+from rag.cli import ask, collections, evaluate, files, run
 
 app = typer.Typer(
     name="rag",
@@ -45,9 +45,11 @@ for command in (
     ask.search,
     ask.ask,
     evaluate.evaluate,
+    run.run,
     collections.info,
     collections.verify,
     files.validate,
+    files.draw,
     files.schema,
 ):
     app.command({"evaluate": "eval"}.get(command.__name__, command.__name__))(command)

@@ -51,3 +51,37 @@ def schema(
     if kind not in (None, "pipeline", "index"):
         raise InvalidInput(f"schema: found {kind!r}, expected pipeline or index")
     print_json(json_schema(kind))  # type: ignore[arg-type]
+
+
+def draw(
+    pipeline: Annotated[
+        str,
+        typer.Argument(help="A shipped pipeline by name, or a YAML file.", show_default=False),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write it to this file.", show_default=False),
+    ] = None,
+    mermaid: Annotated[
+        bool, typer.Option("--mermaid", help="Text for Mermaid, which wikis draw; default: SVG.")
+    ] = False,
+) -> None:
+    """Draw a pipeline: its stages, their settings, the columns between them. Loads no model.
+
+    \b
+    Examples:
+      rag draw bm25-qa --out bm25-qa.svg
+      rag draw mine.yaml --mermaid
+    """  # noqa: D301
+    from rag.errors import NotFound
+    from rag.pipeline import Pipeline
+    from rag.pipelines import draw as drawing
+
+    loaded = Pipeline.load(pipeline)
+    text = drawing.mermaid(loaded) if mermaid else drawing.svg(loaded)
+    if out is None:
+        print(text, end="")
+        return
+    if not out.parent.is_dir():
+        raise NotFound(f"{out}: there is no folder {out.parent}; make it first")
+    out.write_text(text, encoding="utf-8")

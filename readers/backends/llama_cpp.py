@@ -36,6 +36,10 @@ class LlamaCpp(Backend, name="llama_cpp"):
     threads: int | None = Field(None, gt=0, description="Default: as llama.cpp chooses.")
     gpu_layers: int = Field(0, ge=-1, description="Layers on the accelerator; -1: all of them.")
 
+    def files(self) -> list[Path]:
+        """The model's file: what a job of ``rag run`` knows the model by."""
+        return [gguf_file(self.model, "llama_cpp")]
+
     def open(self, context: Context) -> Session:
         """Load the model, or share it with whoever has it open.
 
