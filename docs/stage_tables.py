@@ -20,7 +20,7 @@ from rag.stage import Stage
 
 PAGE = Path(__file__).with_name("pipelines.md")
 BEGIN, END = "<!-- from docs/stage_tables.py -->", "<!-- end of what is generated -->"
-ROOMS = {"rag.retrievers": "Retrieving", "rag.readers": "Reading", "rag": "Everything else"}
+ROOMS = {"rag.retrievers": "Retrieving", "rag.readers": "Reading", "rag": "Stages that hold stages"}
 
 WORDS = {
     "string": "text",
@@ -51,7 +51,7 @@ def generated() -> str:
 
 
 def _room(target: str) -> str:
-    """The room of ``module:class``; what lies in no room that has stages of its own is ``rag``."""
+    """The room of ``module:class``; control flow lies in ``rag`` itself."""
     return next((room for room in ROOMS if target.startswith(f"{room}.")), "rag")
 
 
@@ -77,7 +77,9 @@ def section(group: registry.Group, name: str) -> str:
 
 
 def _common(key: str, field: dict[str, Any]) -> bool:
-    """Whether a key is one that every stage has, and means here what it means everywhere."""
+    """Whether a key means here what it means in every stage, or takes nothing here."""
+    if field.get("type") == "null":
+        return True
     base = Stage.model_fields.get(key)
     return base is not None and field.get("description") == base.description
 
