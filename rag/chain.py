@@ -57,23 +57,25 @@ class Chain:
         """
         left: Sequence[int] = range(len(batch))
         active, parked = batch, list[tuple[Sequence[int], "Batch"]]()
+        inner, may_halt = run.below(left), run.deadline is not None or run.cancel is not None
         for label, step in self.steps:
-            inner = run.below(left)
-            if run.deadline is not None or run.cancel is not None:
+            if may_halt:
                 _halt(inner, label, len(left))
-                left, active = _part(left, active, inner, run, label, parked)
-                inner = run.below(left)
+                if inner.failed:
+                    left, active = _part(left, active, inner, run, label, parked)
+                    inner = run.below(left)
             if not left and not through:
                 break
             if run.progress is not None and left:
                 run.progress(label, len(left))
             before, active = active, _called(label, step, active, inner)
-            for row in inner.cancelled():
+            for row in inner.cancelled() if may_halt else ():
                 inner.fail(row, Cancelled(f"cancelled in stage {label!r}"))
             if run.listener is not None and not getattr(step, "flow", False):
                 _tell(before, active, inner)
             if inner.failed:
                 left, active = _part(left, active, inner, run, label, parked)
+                inner = run.below(left)
         return together(len(batch), [*parked, (left, active)])
 
     def on(self, batch: Batch, rows: Sequence[int], run: Run) -> Batch:
@@ -96,6 +98,8 @@ class Chain:
 
 def together(count: int, pieces: Sequence[tuple[Sequence[int], Batch]]) -> Batch:
     """The batch of ``count`` rows whose pieces these are: rows, and a batch of them."""
+    if len(pieces) == 1:
+        return pieces[0][1]
     from rag.batch import Batch
 
     # An empty piece is kept where another one lacks its columns.
@@ -150,8 +154,6 @@ def _part(
     parked: list[tuple[Sequence[int], Batch]],
 ) -> tuple[Sequence[int], Batch]:
     """Park the rows that ``inner`` failed, pass their errors on to ``run``; the rows left."""
-    if not inner.failed:
-        return left, active
     failed = sorted(inner.failed)
     for row in failed:
         error, stage = inner.failed[row], inner.stages.get(row, label)

@@ -93,8 +93,13 @@ class Run:
         return self.cancel.among(self.rows)
 
     def below(self, rows: Sequence[int]) -> Run:
-        """The run of a step on these rows of the batch at hand; it has no failures yet."""
-        outer = rows if self.rows is None else [self.rows[row] for row in rows]
+        """The run of a step on these rows of the batch at hand, ascending; none has failed yet."""
+        if self.rows is None:
+            outer = rows
+        elif len(rows) == len(self.rows):
+            outer = self.rows
+        else:
+            outer = [self.rows[row] for row in rows]
         return Run(
             self.seed,
             self.listener,

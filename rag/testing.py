@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from rag.batch import Batch
 from rag.errors import NotFound
+from rag.nesting import as_mapping, as_stage
 from rag.ranking import Ranking
-from rag.stage import Columns, Context, Run, Stage
+from rag.run import Cancel, Run
+from rag.stage import Columns, Context, Stage
 
 
 class MemorySnapshot:
@@ -48,8 +50,8 @@ def check_stage(stage: Stage, batch: Batch, *, context: Context | None = None) -
     """Run ``stage`` on ``batch`` and assert that it keeps the contract of ``rag.stage``.
 
     The settings survive JSON, the columns that the stage announces are the ones it writes, rows
-    keep their ids and order, a batch of one gives what the whole batch gives, no rows at all do
-    no harm, and rows that fail are reported by ``run.fail``.
+    keep their ids and order (cancelled ones, too), a batch of one gives what the whole batch
+    gives, no rows at all do no harm, and rows that fail are reported by ``run.fail``.
 
     Returns:
         The batch after the stage.
@@ -59,6 +61,9 @@ def check_stage(stage: Stage, batch: Batch, *, context: Context | None = None) -
     """
     again = type(stage).model_validate_json(stage.model_dump_json())
     assert again == stage, f"{stage.label}: the settings do not survive JSON"
+    if stage.kind:
+        inside = as_stage(as_mapping(stage))
+        assert inside == stage, f"{stage.label}: the settings do not survive in another stage"
     have = Columns({"id": "str", **batch.columns}).at(stage.label)
     promised = stage.columns(have).types
     step = stage.open(context or Context())
@@ -82,6 +87,10 @@ def check_stage(stage: Stage, batch: Batch, *, context: Context | None = None) -
                 alone = step(batch.take([row]), Run())
                 _assert_same(stage.label, alone, after.take([row]))
         assert len(step(batch.take([]), Run())) == 0, f"{stage.label}: fails without rows"
+        cancel = Cancel()
+        cancel.all()
+        unwanted = step(batch, Run(cancel=cancel, rows=range(len(batch))))
+        assert unwanted.ids == batch.ids, f"{stage.label}: loses rows that are cancelled"
     finally:
         close = getattr(step, "close", None)
         if close is not None:

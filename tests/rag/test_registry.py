@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,3 +143,36 @@ def test_a_plugin_with_a_built_in_name_is_refused(site: Path) -> None:
     install(site, "one", PLUGIN, "bm25")
     with pytest.raises(InvalidInput, match="stages: 'bm25' is built in, and one has it too"):
         registry.find("stages", "bm25")
+
+
+def test_a_stage_of_a_notebook_runs_inside_other_stages(tmp_path: Path) -> None:
+    """A class in ``__main__`` is known by its name, in YAML, in JSON and in a list of stages."""
+    (tmp_path / "p.yaml").write_text(
+        "kind: pipeline\nstages: [unless: {when: {question: x}, stages: [mine: {marks: 2}]}]\n"
+    )
+    program = """
+from rag import Pipeline, Stage
+
+class Mine(Stage, name="mine"):
+    marks: int = 1
+
+    def columns(self, have):
+        return have.put(answer="str")
+
+    def open(self, context):
+        end = "!" * self.marks
+        return lambda batch, run: batch.put(answer=[q + end for q in batch["question"]])
+
+assert Mine.__module__ == "__main__"
+pipeline = Pipeline.load("./p.yaml")
+(stage,) = pipeline.stages
+assert type(stage).model_validate_json(stage.model_dump_json()) == stage
+assert pipeline.run(["x", "y"])["answer"] == (None, "y!!")
+"""
+    script = tmp_path / "notebook.py"
+    script.write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+    assert done.stderr == b""
