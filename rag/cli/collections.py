@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -202,6 +203,48 @@ def compact(
     with progress() as tell:
         done = opened.compact(segment_rows=segment_rows, workers=workers, progress=tell)
     _report(collection, done, as_json)
+
+
+def clean(
+    collection: Dir,
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, help="How many of the newest manifests stay.")
+    ] = 1,
+    older_than: Annotated[
+        float,
+        typer.Option("--older-than", min=0, help="Seconds; whatever is younger stays."),
+    ] = 86_400,
+    as_json: JsonFlag = False,
+) -> None:
+    """Remove what the newest manifests do not name: it frees the disk after a compaction.
+
+    What a running process still reads is kept.
+
+    \b
+    Example:
+      rag clean wiki --keep 2
+    """  # noqa: D301
+    from rag.collection import Collection
+
+    done = Collection.open(collection).clean(keep, older_than)
+    if as_json:
+        print_json({"collection": str(collection), **asdict(done)})
+        return
+    removed = [
+        plural(count, what)
+        for count, what in (
+            (done.manifests, "manifest"),
+            (done.folders, "folder"),
+            (done.files, "other file"),
+        )
+        if count
+    ]
+    if removed:
+        print(f"{collection}: removed {', '.join(removed)}; {done.bytes:,} bytes")
+    else:
+        print(f"{collection}: nothing to remove (what is younger than {older_than:,.0f} s stays)")
+    for number in done.read:
+        print(f"  manifest {number} stays: somebody is reading by it")
 
 
 def _report(path: Path, done: Done, as_json: bool) -> None:

@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from rag import registry
-from rag.collection import folders, index_job, log, manifest, writing
+from rag.collection import folders, index_job, leases, log, manifest
+from rag.collection.addition import add
+from rag.collection.cleaning import DAY, Cleaned, clean
 from rag.collection.compaction import compact
+from rag.collection.deletion import delete
 from rag.collection.existing import OnExisting
 from rag.collection.given import Rows, as_source
 from rag.collection.kinds import INDEX_NAME, IndexKind
@@ -21,8 +22,8 @@ from rag.collection.manifest import IndexEntry, Manifest
 from rag.collection.partitions import SEGMENT_ROWS
 from rag.collection.snapshot import Snapshot
 from rag.collection.verify import verify
-from rag.collection.writing import Done, Job
-from rag.errors import Damaged, InvalidInput, NotFound
+from rag.collection.writing import Done, Job, commit_after
+from rag.errors import Damaged, InvalidInput
 from rag.jobs import Progress, executor, silent
 from rag.passages import ARROW_TYPES, RESERVED, FieldType
 from rag.ranking import Hit, Ranking
@@ -88,8 +89,8 @@ class Collection:
         if manifest.numbers(collection.path):
             raise InvalidInput(f"{path}: is a collection already; Collection.open opens it")
         wanted = _wanted(None, fields, split, indexes, pipeline, {})
-        with writing.writing(collection.path):
-            writing.commit_after(collection.path, None, lambda _: wanted)
+        with leases.writing(collection.path, rewrites=True, pieces=False):
+            commit_after(collection.path, None, lambda _: wanted)
         return collection
 
     @classmethod
@@ -133,7 +134,10 @@ class Collection:
         collection = cls(Path(path))
         job = _job(workers, progress, segment_rows)
         began = time.monotonic()
-        with writing.writing(collection.path), as_source(collection.path, source, {}) as resolved:
+        with (
+            leases.writing(collection.path, rewrites=True),
+            as_source(collection.path, source, {}) as resolved,
+        ):
             known = manifest.numbers(collection.path)
             old = manifest.read(collection.path) if known else None
             wanted = _wanted(old, fields, split, indexes, pipeline, resolved.fields)
@@ -171,12 +175,12 @@ class Collection:
         """
         job = _job(workers, progress, segment_rows)
         began = time.monotonic()
-        with writing.writing(self.path):
+        with leases.writing(self.path):
             current = manifest.read(self.path)
             with as_source(self.path, source, current.mapping) as resolved:
                 resolved = resolved.model_copy(update={"on_bad": on_bad})
                 reader, bad_file = self._reader(resolved, current)
-                done = index_job.add(self.path, reader, on_existing, job)
+                done = add(self.path, reader, on_existing, job)
                 done = _with_bad(done, reader, bad_file)
                 self._log(done, began, source=resolved.path, job="add")
         return done
@@ -191,7 +195,7 @@ class Collection:
         """Build further ``indexes`` (name to kind) of the passages that are there."""
         job = _job(workers, progress, SEGMENT_ROWS)
         began = time.monotonic()
-        with writing.writing(self.path):
+        with leases.writing(self.path, rewrites=True):
             done = index_job.add_indexes(self.path, _entries(indexes), job)
             self._log(done, began, job="add_index", indexes=sorted(indexes))
         return done
@@ -209,24 +213,10 @@ class Collection:
         for name in names:
             if not isinstance(name, str):
                 raise InvalidInput(f"delete takes a list of ids; found {name!r}, expected a string")
-        with writing.writing(self.path):
-            base = Snapshot(self.path, manifest.read(self.path))
-            found = base.find(names)
-            absent = [
-                name for name, number in zip(names, found.tolist(), strict=True) if number < 0
-            ]
-            documents = base.find_documents(absent)
-            missing = [name for place, name in enumerate(absent) if place not in documents]
-            if missing:
-                shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
-                raise NotFound(
-                    f"{self.path}: no passage or document has the id {shown}; nothing was deleted"
-                )
-            numbers = np.unique(np.concatenate([found[found >= 0], *documents.values()]))
-            if not len(numbers):
-                return Done(base.manifest, unchanged=True)
-            done = writing.delete(self.path, numbers, base)
-            self._log(done, began, job="delete")
+        with leases.writing(self.path, pieces=False):
+            done = delete(self.path, names)
+            if not done.unchanged:
+                self._log(done, began, job="delete")
         return done
 
     def compact(
@@ -238,10 +228,21 @@ class Collection:
     ) -> Done:
         """Merge small segments and drop deleted rows; statistics are then a fresh build's."""
         began = time.monotonic()
-        with writing.writing(self.path):
+        with leases.writing(self.path, rewrites=True):
             done = compact(self.path, _job(workers, progress, segment_rows))
             self._log(done, began, job="compact")
         return done
+
+    def clean(self, keep: int = 1, older_than: float = DAY) -> Cleaned:
+        """Remove what the newest ``keep`` manifests do not name; frees the disk after ``compact``.
+
+        Whatever is younger than ``older_than`` seconds stays, and so does what a snapshot that is
+        open anywhere on this machine reads.
+
+        Raises:
+            Conflict: a job is writing here.
+        """
+        return clean(self.path, keep, older_than)
 
     def snapshot(self, number: int | None = None) -> Snapshot:
         """The newest manifest opened for reading, or the one with this ``number``."""

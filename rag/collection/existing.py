@@ -31,19 +31,30 @@ class Existing:
     def filter(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The batches without what is skipped; ``InvalidInput`` where that is not allowed."""
         for batch in batches:
-            there = self._there(batch)
-            if not there.any() or self._on_existing == "replace":
+            refused = self.refused(batch)
+            if not refused.any():
                 yield batch
-            elif self._on_existing == "fail":
-                name = batch["document"][int(np.argmax(there))].as_py()
-                raise InvalidInput(
-                    f"{self._snapshot.path}: has the document {name!r} already; add with "
-                    "--on-existing skip to keep it or --on-existing replace to replace it"
-                )
             else:
-                self.skipped += int(there.sum())
-                if not there.all():
-                    yield batch.filter(pa.array(~there))
+                self.skipped += int(refused.sum())
+                if not refused.all():
+                    yield batch.filter(pa.array(~refused))
+
+    def refused(self, batch: pa.RecordBatch) -> NDArray[np.bool_]:
+        """(rows,) bool: which passages are skipped; none are where new ones replace.
+
+        Raises:
+            InvalidInput: one is there already, and that is not allowed.
+        """
+        there = self._there(batch)
+        if self._on_existing == "replace":
+            return np.zeros(len(there), np.bool_)
+        if there.any() and self._on_existing == "fail":
+            name = batch["document"][int(np.argmax(there))].as_py()
+            raise InvalidInput(
+                f"{self._snapshot.path}: has the document {name!r} already; add with "
+                "--on-existing skip to keep it or --on-existing replace to replace it"
+            )
+        return there
 
     def replaced(self) -> NDArray[np.int64]:
         """The numbers of the passages that new ones replace, ascending int64."""

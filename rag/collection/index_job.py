@@ -1,4 +1,4 @@
-"""The index job: make a collection equal a source, add to it, or add an index to it."""
+"""The index job: make a collection equal a source, or add an index to it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,19 @@ import pyarrow as pa
 
 from rag.collection import build, folders, manifest
 from rag.collection.build import Built, Piece, PieceTask, SegmentTask
-from rag.collection.existing import Existing, OnExisting
 from rag.collection.manifest import IndexEntry, Manifest, SegmentEntry
 from rag.collection.partitions import PARTITION_ROWS, partition_key, partitions, runs
 from rag.collection.segments import PASSAGES
-from rag.collection.snapshot import Snapshot, read_deleted
+from rag.collection.snapshot import read_deleted
 from rag.collection.writing import (
     Done,
     Job,
-    appended,
     commit_after,
-    finish,
     index_entries,
     manifest_of,
-    per_segment,
     settings_of,
-    with_deleted,
 )
+from rag.errors import Conflict, Damaged
 from rag.sources import Reader
 
 
@@ -39,63 +35,47 @@ def mirror(collection: Path, reader: Reader, wanted: Manifest, job: Job) -> Done
     old = manifest.read(collection) if manifest.numbers(collection) else None
     there = _intact(collection, old) if old is not None else None
     kept = _pieces(collection, there)
-    plan = _read(collection, reader, reader, kept, wanted, job)
+    plan = read_pieces(collection, reader, reader, kept, wanted, job)
     covers = [(piece.key, piece.rows) for piece in plan]
     if there is not None and not there.deleted and _covers(there) == covers:
         # However it is cut into segments, by additions or compaction: it holds the source.
         tasks = [_task_of(collection, there, entry, wanted) for entry in there.segments]
     else:
-        tasks = _tasks(collection, plan, wanted, there, job)
+        tasks = segment_tasks(collection, plan, wanted, there, job)
     fresh = {piece.key for piece in plan if piece.key not in kept}
-    new = manifest_of(wanted, _build(tasks, there, job, fresh))
+    new = manifest_of(wanted, build_all(tasks, there, job, fresh))
     if old is not None and old.model_copy(update={"number": 0}) == new:
-        finish(collection)
         return Done(old, unchanged=there == old)
     committed = commit_after(collection, old, lambda _: new)
-    finish(collection)
     if old is None:
         return Done(committed, added=committed.rows)
     same = _shown(collection, old, {piece.key for piece in plan})
     return Done(committed, added=committed.rows - same, deleted=old.live - same)
 
 
-def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> Done:
-    """Add the passages of ``reader`` as new segments; one commit for additions and deletions."""
-    base = Snapshot(collection, manifest.read(collection))
-    chosen = Existing(base, on_existing)
-    plan = _read(collection, reader, chosen.filter(reader), {}, base.manifest, job)
-    tasks = _tasks(collection, plan, base.manifest, None, job)
-    fresh = {piece.key for piece in plan}
-    built = _build([_apart(task, base.manifest) for task in tasks], None, job, fresh)
-    added, gone = sum(piece.rows for piece in plan), chosen.replaced()
-    if not added and not len(gone):
-        finish(collection)
-        return Done(base.manifest, skipped=chosen.skipped, unchanged=True)
-    committed = commit_after(
-        collection,
-        base.manifest,
-        lambda now: with_deleted(collection, appended(now, built), per_segment(base, gone)),
-    )
-    finish(collection)
-    return Done(committed, added=added, deleted=len(gone), skipped=chosen.skipped)
-
-
 def add_indexes(collection: Path, wanted: Mapping[str, IndexEntry], job: Job) -> Done:
     """Build further indexes of the passages that are there."""
     old = manifest.read(collection)
     there = _intact(collection, old)
+    if len(there.segments) < len(old.segments):
+        kept = {entry.folder for entry in there.segments}
+        lost = next(entry.folder for entry in old.segments if entry.folder not in kept)
+        error = next(folders.damage(collection / "segments" / lost))
+        raise Damaged(f"{error}; 'rag index' from the source repairs it")
     goal = old.model_copy(update={"indexes": {**old.indexes, **wanted}})
     tasks = [_task_of(collection, old, entry, goal) for entry in old.segments]
-    built = _build(tasks, old.model_copy(update={"indexes": there.indexes}), job)
+    built = build_all(tasks, old.model_copy(update={"indexes": there.indexes}), job)
     indexes = index_entries(goal, [receipt.indexes for receipt in built])
     if indexes == old.indexes:
-        finish(collection)
         return Done(old, unchanged=there == old)
-    committed = commit_after(
-        collection, old, lambda now: now.model_copy(update={"indexes": indexes})
-    )
-    finish(collection)
-    return Done(committed)
+
+    def change(current: Manifest) -> Manifest:
+        # Rows that were hidden meanwhile do not matter to an index.
+        if (current.segments, current.indexes) != (old.segments, old.indexes):
+            raise Conflict(f"{collection}: changed while the job ran; run the command again")
+        return current.model_copy(update={"indexes": indexes})
+
+    return Done(manifest.commit(collection, change))
 
 
 def _intact(collection: Path, old: Manifest) -> Manifest:
@@ -150,7 +130,7 @@ def _pieces(collection: Path, old: Manifest | None) -> dict[str, Piece]:
     }
 
 
-def _read(
+def read_pieces(
     collection: Path,
     reader: Reader,
     batches: Iterable[pa.RecordBatch],
@@ -181,7 +161,7 @@ def _read(
     return plan
 
 
-def _tasks(
+def segment_tasks(
     collection: Path, plan: Sequence[Piece], wanted: Manifest, old: Manifest | None, job: Job
 ) -> list[SegmentTask]:
     """The segments that the pieces make, in order; those of ``old`` that are among them kept."""
@@ -195,18 +175,6 @@ def _tasks(
     return tasks
 
 
-def _apart(task: SegmentTask, base: Manifest) -> SegmentTask:
-    """The task under a key that no segment of ``base`` has.
-
-    The same passages may have been added before and deleted since; then one folder would stand
-    for both, and its deleted rows would hide the new ones.
-    """
-    taken = {entry.key for entry in base.segments}
-    while task.key in taken:
-        task = replace(task, copy=task.copy + 1)
-    return task
-
-
 def _task_of(collection: Path, old: Manifest, entry: SegmentEntry, wanted: Manifest) -> SegmentTask:
     """The task of a segment that is there, for the indexes that it lacks."""
     file = collection / "segments" / entry.folder / PASSAGES
@@ -214,7 +182,7 @@ def _task_of(collection: Path, old: Manifest, entry: SegmentEntry, wanted: Manif
     return SegmentTask(collection, tuple(pieces), wanted.fields, settings_of(wanted), entry.folder)
 
 
-def _build(
+def build_all(
     tasks: Sequence[SegmentTask], old: Manifest | None, job: Job, fresh: Collection[str] = ()
 ) -> list[Built]:
     """Build the segments and indexes that ``old`` does not have; receipts in order.

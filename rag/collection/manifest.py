@@ -173,13 +173,17 @@ def commit(
     """Apply ``change`` to the newest manifest and commit the result as the next one.
 
     When another writer commits first, the newest manifest is read again and the change applied
-    to it; ``change`` raises ``Conflict`` where the two cannot both hold. ``base`` is the manifest
+    to it; ``change`` raises ``Conflict`` where the two cannot both hold. A ``change`` that returns
+    the manifest itself has nothing left to do, and nothing is committed. ``base`` is the manifest
     to begin with when there is none yet.
     """
     while True:
         known = numbers(collection)
         current = read(collection) if known else (base or Manifest())
-        changed = change(current).model_copy(update={"number": current.number + 1})
+        changed = change(current)
+        if changed is current:
+            return current
+        changed = changed.model_copy(update={"number": current.number + 1})
         if create(path_of(collection, changed.number), _text(changed)):
             return changed
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rag import registry
-from rag.collection.manifest import DeletedEntry, Manifest
+from rag.collection import leases
+from rag.collection.manifest import DeletedEntry, Manifest, path_of
 from rag.collection.segments import Segment
 from rag.errors import Damaged, InvalidInput, NotFound
 from rag.passages import passage_schema
@@ -36,8 +39,16 @@ class Snapshot:
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
-        """Map the files that ``manifest`` names; ``Damaged`` names one that is missing."""
+        """Map the files that ``manifest``, a committed one, names.
+
+        Raises:
+            Damaged: a file is missing.
+            NotFound: the manifest was removed by ``clean``.
+        """
         self.path, self.manifest = path, manifest
+        # While it is open, 'rag clean' keeps what the manifest names: files are opened when needed.
+        held = leases.reading(path_of(path, manifest.number))
+        self._release = weakref.finalize(self, os.close, held)
         self.identity = f"{path.resolve().name}@{manifest.number}-{manifest.checksum[:12]}"
         self.schema = passage_schema(manifest.fields)
         self.segments = [
@@ -100,8 +111,9 @@ class Snapshot:
         names = [name for name in types if name in where.fields()]
         mask = np.empty(self.manifest.rows, np.bool_)
         for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
-            for first, batch in zip(segment.starts.tolist(), segment.batches, strict=False):
-                table = pa.Table.from_batches([batch.select(names)])
+            whole = segment.whole_batches(names)
+            for first, batch in zip(segment.starts.tolist(), whole, strict=False):
+                table = pa.Table.from_batches([batch])
                 mask[start + first : start + first + batch.num_rows] = where.mask(table)
         if self.keep is not None:
             mask &= self.keep

@@ -1,26 +1,21 @@
-"""What all writers share: the lock, how a job runs, what it did, and edits of a manifest."""
+"""What all writers share: how a job runs, what it did, and edits of a manifest."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import io
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag.collection import build, manifest
+from rag.collection import manifest
 from rag.collection.build import Built, Settings
 from rag.collection.manifest import DeletedEntry, IndexEntry, Manifest
 from rag.collection.snapshot import Snapshot, read_deleted
-from rag.errors import Conflict, InvalidInput, RagError
+from rag.errors import Conflict
 from rag.jobs import Executor, Progress
 
 Change = Callable[[Manifest], Manifest]
@@ -53,63 +48,6 @@ class Done:
     unchanged: bool = False
 
 
-@contextmanager
-def writing(collection: Path) -> Iterator[None]:
-    """Hold the collection's one writer's lock; it ends with the process, however that ends.
-
-    Raises:
-        Conflict: another process holds it; the message names it.
-        InvalidInput: the folder holds something else than a collection.
-    """
-    if collection.exists() and not collection.is_dir():
-        raise InvalidInput(f"{collection}: is a file; a collection is a folder")
-    ours = {"manifest", "segments", "indexes", "deleted", "log", build.WORK}
-    names = {path.name for path in collection.iterdir()} if collection.is_dir() else set()
-    if names - ours and "manifest" not in names:
-        raise InvalidInput(
-            f"{collection}: holds files and is not a collection; name a new or empty folder"
-        )
-    (collection / "log").mkdir(parents=True, exist_ok=True)
-    path = collection / "log" / "writer.lock"
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Conflict(
-                f"{collection}: another job is writing here ({file.read().strip() or 'unknown'}); "
-                "wait until it ends and run the command again"
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
-        # A killed job leaves what it was writing; what it had finished stays for the next run.
-        for stale in (collection / build.WORK).glob("tmp-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        for part in ("manifest", "deleted"):
-            for unborn in (collection / part).glob(".tmp-*"):
-                unborn.unlink(missing_ok=True)
-        with _told(collection):
-            yield
-
-
-@contextmanager
-def _told(collection: Path) -> Iterator[None]:
-    """Say of a disk that takes no more where that was and what to do."""
-    try:
-        yield
-    except RagError:
-        raise
-    except OSError as error:
-        # numpy says how much of an array was written, and no error number.
-        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if error.errno is not None and error.errno not in full:
-            raise
-        what = os.strerror(error.errno) if error.errno else f"not all could be written ({error})"
-        advice = "the collection is as it was; make room and run the command again"
-        raise OSError(error.errno, f"{what}; {advice}", str(collection)) from error
-
-
 def commit_after(collection: Path, base: Manifest | None, change: Change) -> Manifest:
     """Commit ``change`` of ``base``; ``Conflict`` if another manifest was committed since."""
     number = base.number if base is not None else 0
@@ -125,11 +63,6 @@ def commit_after(collection: Path, base: Manifest | None, change: Change) -> Man
 def settings_of(wanted: Manifest) -> Settings:
     """The indexes that a manifest names, as tasks carry them."""
     return tuple((name, entry.type, entry.settings) for name, entry in wanted.indexes.items())
-
-
-def finish(collection: Path) -> None:
-    """Remove the pieces: what they were for is committed."""
-    shutil.rmtree(collection / build.WORK, ignore_errors=True)
 
 
 def index_entries(wanted: Manifest, built: Sequence[Mapping[str, str]]) -> dict[str, IndexEntry]:
@@ -210,17 +143,3 @@ def _write_new(folder: Path, name: str, data: bytes, copy: int = 0) -> str:
     if manifest.create(path, data) or path.read_bytes() == data:
         return path.name
     return _write_new(folder, name, data, copy + 1)
-
-
-def delete(collection: Path, numbers: NDArray[np.int64], base: Snapshot) -> Done:
-    """Hide the passages with these numbers of ``base``."""
-
-    def change(current: Manifest) -> Manifest:
-        # Rows of a segment never move, so additions by another writer do not matter.
-        there = {entry.folder for entry in current.segments}
-        rows = per_segment(base, numbers)
-        if not set(rows) <= there:
-            raise Conflict(f"{collection}: was rewritten by another job; run the command again")
-        return with_deleted(collection, current, rows)
-
-    return Done(manifest.commit(collection, change), deleted=len(numbers))

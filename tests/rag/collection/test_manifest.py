@@ -5,15 +5,14 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rag import Collection
-from rag.collection import manifest, writing
+from rag.collection import manifest
 from rag.collection.manifest import DeletedEntry, IndexEntry, Manifest, SegmentEntry
-from rag.errors import Conflict, Damaged, NotFound
+from rag.errors import Damaged, NotFound
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 count = st.integers(0, 2**40)
@@ -100,36 +99,24 @@ def test_of_many_racing_commits_each_number_is_one_writers(tmp_path: Path) -> No
 ROWS = [{"id": f"p{n}", "text": f"apple {n}"} for n in range(6)]
 
 
-def test_the_loser_of_two_deletions_deletes_on_top(tmp_path: Path) -> None:
-    collection, _ = Collection.build(ROWS, tmp_path / "c")
-    base = collection.snapshot()
-    # As if the lock did not hold, which happens on network file systems.
-    first = writing.delete(collection.path, np.array([0]), base)
-    second = writing.delete(collection.path, np.array([1]), base)
-    assert (first.manifest.number, second.manifest.number) == (2, 3)
-    assert [row["id"] for row in collection.passages()] == ["p2", "p3", "p4", "p5"]
-    assert collection.verify() == []
-
-
 def test_a_deletion_that_loses_leaves_the_winners_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection, _ = Collection.build(ROWS, tmp_path / "c")
-    base = collection.snapshot()
     create = manifest.create
     raced: list[bool] = []
 
     def late(path: Path, data: bytes) -> bool:
         if path.suffix == ".json" and not raced:
             raced.append(True)
-            writing.delete(collection.path, np.array([5]), base)
+            Collection(collection.path).delete(["p5"])
         return create(path, data)
 
     monkeypatch.setattr(manifest, "create", late)
-    writing.delete(collection.path, np.array([0, 1]), base)
+    collection.delete(["p0", "p1"])
     assert raced
     assert [row["id"] for row in collection.passages()] == ["p2", "p3", "p4"]
-    assert len(collection.snapshot(2)) in (4, 5)
+    assert len(collection.snapshot(2)) == 5
     assert collection.verify() == []
 
 
@@ -142,35 +129,6 @@ def test_a_file_of_a_killed_deletion_does_no_harm(tmp_path: Path) -> None:
     collection.delete(["p1"])
     assert [row["id"] for row in collection.passages()] == ["p0", "p2", "p3", "p4", "p5"]
     assert collection.verify() == []
-
-
-def test_a_job_that_another_overtook_says_conflict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    collection, _ = Collection.build(ROWS, tmp_path / "c")
-    create = manifest.create
-    raced: list[bool] = []
-
-    def late(path: Path, data: bytes) -> bool:
-        if path.suffix == ".json" and not raced:
-            raced.append(True)
-            manifest.commit(collection.path, lambda now: now)
-        return create(path, data)
-
-    for job in (
-        lambda: collection.add([{"id": "new", "text": "t"}]),
-        lambda: collection.compact(),
-        lambda: Collection.build(ROWS[:3], collection.path),
-    ):
-        monkeypatch.setattr(manifest, "create", create)
-        collection.add([{"id": f"x{len(collection)}", "text": "t"}])
-        before = list(collection.passages())
-        raced.clear()
-        monkeypatch.setattr(manifest, "create", late)
-        with pytest.raises(Conflict, match="run the command again"):
-            job()
-        assert list(collection.passages()) == before
-        assert collection.verify() == []
 
 
 def test_nothing_that_is_hashed_names_a_place_a_time_or_a_machine(tmp_path: Path) -> None:

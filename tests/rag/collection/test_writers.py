@@ -1,4 +1,4 @@
-"""One writer at a time, and folders and disks that cannot be written."""
+"""Jobs that exclude each other, and folders and disks that cannot be written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rag import Collection
-from rag.collection import folders, manifest, writing
+from rag.collection import folders, leases, manifest
 from rag.errors import Conflict, InvalidInput
 
 ROOT = Path(__file__).parents[3]
@@ -25,8 +25,8 @@ ROWS = [{"id": f"p{n}", "text": f"apple birch {n}"} for n in range(40)]
 HOLD = """
 import sys, time
 from pathlib import Path
-from rag.collection.writing import writing
-with writing(Path(sys.argv[1])):
+from rag.collection.leases import writing
+with writing(Path(sys.argv[1]), rewrites=True):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -40,23 +40,25 @@ def hold(path: Path) -> subprocess.Popen[str]:
     return running
 
 
-def test_a_second_writer_is_told_who_writes(tmp_path: Path, rag: Rag) -> None:
+def test_a_second_rewriter_is_told_who_writes(tmp_path: Path, rag: Rag) -> None:
     path = tmp_path / "c"
     collection, _ = Collection.build(ROWS, path)
     running = hold(path)
     try:
         for job in (
-            lambda: collection.add([{"id": "new", "text": "t"}]),
-            lambda: collection.delete(["p1"]),
             lambda: collection.compact(),
             lambda: Collection.build(ROWS, path),
             lambda: collection.add_index({}),
         ):
             with pytest.raises(Conflict, match=f"another job.*process {running.pid}"):
                 job()
-        code, _, err = rag("delete", path, "p1")
+        code, _, err = rag("compact", path)
         assert (code, f"process {running.pid}" in err) == (2, True)
-        assert len(collection.search("apple", k=50)) == 40  # reading goes on
+        code, _, err = rag("clean", path)
+        assert (code, "another job is writing here" in err) == (2, True)
+        assert collection.delete(["p2"]).deleted == 1  # what commutes goes on
+        assert collection.add([{"id": "new", "text": "apple"}]).added == 1
+        assert len(collection.search("apple", k=50)) == 40
     finally:
         running.kill()
         running.wait()
@@ -65,9 +67,9 @@ def test_a_second_writer_is_told_who_writes(tmp_path: Path, rag: Rag) -> None:
     assert collection.delete(["p1"]).deleted == 1
 
 
-def test_a_second_writer_of_one_process_is_refused_too(tmp_path: Path) -> None:
+def test_a_second_rewriter_of_one_process_is_refused_too(tmp_path: Path) -> None:
     ours = pytest.raises(Conflict, match=f"process {os.getpid()}")
-    with writing.writing(tmp_path / "c"), ours:
+    with leases.writing(tmp_path / "c", rewrites=True), ours:
         Collection.create(tmp_path / "c")
     Collection.create(tmp_path / "c")
 
@@ -79,7 +81,7 @@ def test_a_writer_leaves_alone_what_finished_pieces_there_are(tmp_path: Path) ->
     for part in ("manifest", "deleted"):
         (tmp_path / "c" / part).mkdir()
         (tmp_path / "c" / part / ".tmp-1-000001.json").touch()
-    with writing.writing(tmp_path / "c"):
+    with leases.writing(tmp_path / "c"):
         assert {folder.name for folder in work.iterdir()} == {"passages"}
         assert not list((tmp_path / "c").glob("*/.tmp-*"))
 
