@@ -42,6 +42,7 @@ for command in (
     collections.add,
     collections.delete,
     collections.compact,
+    collections.clean,
     ask.search,
     ask.ask,
     evaluate.evaluate,
