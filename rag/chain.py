@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rag.errors import Cancelled, DeadlinePassed, InvalidInput, RagError, StageFailed
+from rag.errors import Cancelled, DeadlinePassed, InvalidInput, StageFailed
 from rag.run import Run
 from rag.stage import Columns, Context, Stage, Step, reason
 
@@ -116,7 +116,7 @@ def together(count: int, pieces: Sequence[tuple[Sequence[int], Batch]]) -> Batch
 def _opened(stage: Stage, context: Context) -> Step:
     try:
         return stage.open(context)
-    except RagError as error:
+    except Exception as error:
         error.add_note(f"while opening stage {stage.label!r}")
         raise
 
@@ -126,7 +126,7 @@ def _called(label: str, step: Step, batch: Batch, run: Run) -> Batch:
         after = step(batch, run)
     except StageFailed:
         raise  # it names the stage and the row already
-    except RagError as error:
+    except Exception as error:
         error.add_note(f"in stage {label!r}")
         raise
     if not hasattr(after, "ids"):

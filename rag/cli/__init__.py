@@ -15,8 +15,7 @@ def main() -> None:
 
         app()
     except RagError as error:
-        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-        _stop(f"{error}{notes}", 1 if isinstance(error, Damaged) else 2)
+        _stop(f"{error}{_notes(error)}", 1 if isinstance(error, Damaged) else 2)
     except KeyboardInterrupt:
         _stop(
             "interrupted; what was finished is kept, and the same command goes on from there", 130
@@ -32,10 +31,15 @@ def main() -> None:
         if os.environ.get("RAG_TRACEBACK"):
             raise
         _stop(
-            f"this is a defect of Ragstone: {type(error).__name__}: {error}; please report it with "
-            "what the same command prints under RAG_TRACEBACK=1",
+            f"this is a defect of Ragstone: {type(error).__name__}: {error}{_notes(error)}; please "
+            "report it with what the same command prints under RAG_TRACEBACK=1",
             3,
         )
+
+
+def _notes(error: Exception) -> str:
+    """What was being done, as stages and jobs have noted it."""
+    return "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
 
 
 def _stop(message: str, code: int) -> None:
