@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rag.collection.folders import sync
 from rag.compiled import user_cache
 from rag.errors import BackendFailed, InvalidInput, MissingExtra, NotFound
 
@@ -97,6 +96,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _publish(path: Path, target: Path) -> None:
+    from rag.collection.folders import sync
+
     aside = target.with_suffix(".tmp")
     shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed: we hold the lock
     aside.mkdir()

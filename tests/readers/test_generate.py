@@ -214,7 +214,8 @@ def test_errors_stand_where_the_mistake_is(
 
 def test_the_schema_lists_the_backends() -> None:
     (_, *forms) = Generate.model_json_schema()["properties"]["backend"]["oneOf"]
-    assert [list(form["properties"]) for form in forms] == [["llama_cpp"], ["openai"]]
+    names = [list(form["properties"]) for form in forms]
+    assert names == [["llama_cpp"], ["openai"], ["transformers"]]
     assert "url" in forms[1]["properties"]["openai"]["properties"]
 
 
