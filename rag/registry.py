@@ -20,6 +20,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "stages": {
         "bm25": "rag.retrievers.bm25:BM25",
         "branch": "rag.flow:Branch",
+        "collapse": "rag.retrievers.collapse:Collapse",
         "expand": "rag.retrievers.expand:Expand",
         "extract": "rag.readers.extract:Extract",
         "fuse": "rag.retrievers.fuse:Fuse",

@@ -8,6 +8,7 @@ from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.retrievers.bm25 import BM25 as BM25
+    from rag.retrievers.collapse import Collapse as Collapse
     from rag.retrievers.expand import Expand as Expand
     from rag.retrievers.fuse import Fuse as Fuse
     from rag.retrievers.rewrite import Rewrite as Rewrite
@@ -16,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "BM25": "bm25",
+        "Collapse": "collapse",
         "Expand": "expand",
         "Fuse": "fuse",
         "Rewrite": "rewrite",

@@ -96,7 +96,7 @@ class Segment:
         return batches
 
     def whole_batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The passages in order, all or these ``columns``; ``Damaged`` for text that is no UTF-8."""
+        """The passages in order, all or these ``columns``; ``Damaged`` where text is no UTF-8."""
         for batch in self.batches:
             with self._checking():
                 if columns is not None:
