@@ -1,6 +1,6 @@
 """Indexing and opening collections of growing size, against bm25s building its index alone.
 
-    python benchmarks/indexing.py --passages 10000 100000 500000 --json indexing.json
+    python benchmarks/indexing.py --passages 10000 30000 100000 300000 --json indexing.json
     python benchmarks/indexing.py --plot growth.svg        # needs matplotlib
 
 The source is a JSON lines file of synthetic passages (see ``bm25.synthetic``). Ours is the whole
