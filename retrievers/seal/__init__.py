@@ -1,0 +1,12 @@
+"""Retrieval by n-grams that a language model generates and the collection contains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rag.lazy import lazy
+
+if TYPE_CHECKING:
+    from rag.retrievers.seal.keys import Keys as Keys
+
+__getattr__, __dir__, __all__ = lazy(__name__, {"Keys": "keys"})
