@@ -1,0 +1,940 @@
+"""Compiled loops that read an FM-index: ranges, next tokens, exact top k, positions.
+
+Imported only when an index is asked (``rag.compiled``). ``files`` says what the arrays hold.
+
+A level of the matrix is a run of blocks of eight words: one of counts, then 448 bits. One rank so
+touches one cache line. Loops go level by level over many ranges, not range by range over levels,
+so that their cache misses overlap.
+
+What a damaged file holds may be anything, so a kernel never reads or writes outside its arrays: row
+numbers are cut to the index's size, lists to their arrays, and ``DAMAGED`` says that it happened.
+Numbers are uint64, for numba makes a float of a uint64 and an int64.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from rag.compiled import kernel
+
+Arrays: TypeAlias = NDArray[Any]
+Number: TypeAlias = Any
+"""A scalar; numba gives it its machine type."""
+
+GROUP = 64
+"""N-grams whose ranges are narrowed together."""
+TREE_BITS = 5
+"""A leaf of the tree of bounds covers so many bits of a symbol."""
+WIDE = 4096
+"""From so many rows on, the best next tokens are searched for, not chosen from all."""
+LISTED = 8192
+"""At most so many stored successors are all looked at."""
+MOST_NODES = 1 << 20
+DAMAGED = -1
+BAD_RANGE = -2
+
+U0, U1, U2, U6, U7, U8, U10, U32, U63 = (np.uint64(i) for i in (0, 1, 2, 6, 7, 8, 10, 32, 63))
+LOW = np.uint64(0xFFFFFFFF)
+TEN = np.uint64(1023)
+
+
+@intrinsic
+def _ones(typing: Any, word: Any) -> Any:
+    """How many bits of a uint64 are set, by the machine's instruction."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.ctpop(values[0])
+
+    return types.uint64(types.uint64), code
+
+
+@kernel
+def _rank(words: Arrays, base: Number, at: Number) -> Number:
+    """The ones before bit ``at`` of the level that begins at ``words[base]``; all uint64."""
+    word = at >> U6
+    block = word // U7
+    word -= block * U7
+    head_at = base + block * U8
+    head = words[head_at]
+    inside = (U1 << (at & U63)) - U1
+    whole = U0 - (word & U1)  # all bits, where the first word of the pair lies before ``at``
+    pair = word & ~U1
+    first = head_at + U1 + pair
+    before = (((head >> U32) << U10) >> ((pair >> U1) * U10)) & TEN
+    return (
+        (head & LOW)
+        + before
+        + _ones(words[first] & (inside | whole))
+        + _ones(words[first + U1] & inside & whole)
+    )
+
+
+@kernel
+def _symbol(alphabet: Arrays, token: Number) -> Number:
+    """The symbol of a token id; 0 where it does not occur."""
+    low, high = 1, len(alphabet)
+    while low < high:
+        middle = (low + high) >> 1
+        if alphabet[middle] < token:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < len(alphabet) and alphabet[low] == token else 0
+
+
+@kernel
+def _symbol_of_rows(first: Arrays, low: Number, high: Number) -> Number:
+    """The symbol whose rows are exactly ``low .. high``, else -1."""
+    left, right = 0, len(first) - 1
+    while left < right:
+        middle = (left + right) >> 1
+        if first[middle] < low:
+            left = middle + 1
+        else:
+            right = middle
+    # Symbols all occur, but 0 does not where there are no documents.
+    return left if left < len(first) - 1 and first[left] == low and first[left + 1] == high else -1
+
+
+@kernel
+def _successor(starts: Arrays, symbols: Arrays, before: Number, symbol: Number) -> Number:
+    """Where ``symbol`` stands among what follows ``before``, else -1."""
+    low = max(np.int64(0), starts[before])
+    end = min(np.int64(len(symbols)), starts[before + 1])
+    high = end
+    while low < high:
+        middle = (low + high) >> 1
+        if symbols[middle] < symbol:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < end and symbols[low] == symbol else -1
+
+
+@kernel
+def _narrow(
+    words: Arrays,
+    zeros: Arrays,
+    leaves: Arrays,
+    size: Number,
+    stride: Number,
+    pending: Arrays,
+    used: Number,
+) -> None:
+    """Grow ``pending[:used]``, rows of (low, high, symbol), by their symbols."""
+    levels = len(zeros)
+    most = np.uint64(size)
+    for level in range(levels):
+        base = np.uint64(level * stride)
+        zero = np.uint64(zeros[level])
+        shift = np.uint64(levels - 1 - level)
+        for i in range(used):
+            low, high = min(pending[i, 0], most), min(pending[i, 1], most)
+            low1, high1 = _rank(words, base, low), _rank(words, base, high)
+            if (pending[i, 2] >> shift) & U1:
+                pending[i, 0], pending[i, 1] = zero + low1, zero + high1
+            else:
+                pending[i, 0], pending[i, 1] = low - low1, high - high1
+    for i in range(used):
+        if pending[i, 0] < pending[i, 1]:
+            move = np.uint64(leaves[np.int64(pending[i, 2])])
+            pending[i, 0] += move
+            pending[i, 1] += move
+
+
+@kernel
+def extend(
+    words: Arrays,
+    zeros: Arrays,
+    leaves: Arrays,
+    alphabet: Arrays,
+    size: Number,
+    stride: Number,
+    ranges: Arrays,
+    tokens: Arrays,
+    out: Arrays,
+) -> Number:
+    """``out[i]`` the rows of ``ranges[i]``'s n-gram with ``tokens[i]`` after it, (0, 0) if none."""
+    pending = np.empty((GROUP, 3), np.uint64)
+    owners = np.empty(GROUP, np.int64)
+    for begin in range(0, len(ranges), GROUP):
+        used = 0
+        for i in range(begin, min(begin + GROUP, len(ranges))):
+            low, high = ranges[i, 0], ranges[i, 1]
+            if low < 0 or high > size or low > high:
+                return BAD_RANGE
+            out[i, 0] = out[i, 1] = 0
+            symbol = _symbol(alphabet, tokens[i]) if low < high else 0
+            if symbol:
+                pending[used, 0], pending[used, 1], pending[used, 2] = low, high, symbol
+                owners[used] = i
+                used += 1
+        _narrow(words, zeros, leaves, size, stride, pending, used)
+        for j in range(used):
+            if not _store(pending, j, size, out, owners[j]):
+                return DAMAGED
+    return 0
+
+
+@kernel
+def _store(pending: Arrays, j: Number, size: Number, out: Arrays, i: Number) -> Number:
+    """Put a grown range where it belongs, if it holds rows; False if it lies outside the index."""
+    low, high = np.int64(pending[j, 0]), np.int64(pending[j, 1])
+    if low < high:
+        if low < 0 or high > size:
+            return False
+        out[i, 0], out[i, 1] = low, high
+    return True
+
+
+@kernel
+def find(
+    words: Arrays,
+    zeros: Arrays,
+    leaves: Arrays,
+    alphabet: Arrays,
+    first: Arrays,
+    successor_starts: Arrays,
+    successor_symbols: Arrays,
+    successor_rows: Arrays,
+    successor_counts: Arrays,
+    size: Number,
+    stride: Number,
+    offsets: Arrays,
+    tokens: Arrays,
+    out: Arrays,
+) -> Number:
+    """``out[i]`` the rows of the n-gram ``tokens[offsets[i] : offsets[i + 1]]``, (0, 0) if none.
+
+    The first two tokens are looked up, in ``first`` and in the table of successors.
+    """
+    pending = np.empty((GROUP, 3), np.uint64)
+    owners = np.empty(GROUP, np.int64)
+    count = len(offsets) - 1
+    for begin in range(0, count, GROUP):
+        end = min(begin + GROUP, count)
+        longest = 0
+        for i in range(begin, end):
+            length = offsets[i + 1] - offsets[i]
+            longest = max(longest, length)
+            out[i, 0], out[i, 1] = 0, size
+            if length == 0:
+                continue
+            out[i, 1] = 0
+            symbol = _symbol(alphabet, tokens[offsets[i]])
+            if symbol == 0:
+                continue
+            if length == 1:
+                low, high = first[symbol], first[symbol + 1]
+            else:
+                after = _symbol(alphabet, tokens[offsets[i] + 1])
+                at = _successor(successor_starts, successor_symbols, symbol, after)
+                if after == 0 or at < 0:
+                    continue
+                low = np.int64(successor_rows[at])
+                high = low + np.int64(successor_counts[at])
+            if low < 0 or high > size or low > high:
+                return DAMAGED
+            out[i, 0], out[i, 1] = low, high
+        for step in range(2, longest):
+            used = 0
+            for i in range(begin, end):
+                at = offsets[i] + step
+                low, high = out[i, 0], out[i, 1]
+                if at >= offsets[i + 1] or low >= high:
+                    continue
+                out[i, 0] = out[i, 1] = 0
+                symbol = _symbol(alphabet, tokens[at])
+                if symbol:
+                    pending[used, 0], pending[used, 1], pending[used, 2] = low, high, symbol
+                    owners[used] = i
+                    used += 1
+            if used == 0:
+                break
+            _narrow(words, zeros, leaves, size, stride, pending, used)
+            for j in range(used):
+                if not _store(pending, j, size, out, owners[j]):
+                    return DAMAGED
+    return 0
+
+
+@kernel
+def _spread(
+    words: Arrays,
+    zeros: Arrays,
+    size: Number,
+    stride: Number,
+    nodes: Arrays,
+    room: Number,
+    used: Number,
+    level: Number,
+) -> tuple[Number, Number]:
+    """Split ``nodes`` from ``level`` down to symbols: where they lie then, and how many.
+
+    A node is four uint32: low, high, the bits so far, its owner; ``nodes`` has twice ``room`` of
+    them, source and target in turn. The order holds: by owner, then by symbol.
+    """
+    most = np.uint64(size)
+    source, target = 0, 4 * room
+    for depth in range(level, len(zeros)):
+        base = np.uint64(depth * stride)
+        zero = np.uint64(zeros[depth])
+        out = target
+        end = target + 4 * (room - 1)
+        for at in range(source, source + 4 * used, 4):
+            if out > end:
+                return 0, DAMAGED
+            low, high = min(np.uint64(nodes[at]), most), min(np.uint64(nodes[at + 1]), most)
+            bits, owner = nodes[at + 2], nodes[at + 3]
+            low1, high1 = _rank(words, base, low), _rank(words, base, high)
+            low0, high0 = low - low1, high - high1
+            # Both children are written, the pointer moves over those that have rows: no branch.
+            nodes[out], nodes[out + 1] = low0, high0
+            nodes[out + 2], nodes[out + 3] = bits << 1, owner
+            out += 4 * (high0 > low0)
+            if out > end:
+                if high1 > low1:
+                    return 0, DAMAGED
+                continue
+            nodes[out], nodes[out + 1] = zero + low1, zero + high1
+            nodes[out + 2], nodes[out + 3] = (bits << 1) | 1, owner
+            out += 4 * (high1 > low1)
+        used = (out - target) >> 2
+        source, target = target, source
+    return source, used
+
+
+@kernel
+def successors(
+    words: Arrays,
+    zeros: Arrays,
+    leaves: Arrays,
+    alphabet: Arrays,
+    first: Arrays,
+    successor_starts: Arrays,
+    successor_symbols: Arrays,
+    successor_rows: Arrays,
+    successor_counts: Arrays,
+    size: Number,
+    stride: Number,
+    ranges: Arrays,
+    offsets: Arrays,
+) -> tuple[Arrays, Arrays, Arrays]:
+    """All next tokens of many ranges: ids, counts and row ranges, end to end; fills ``offsets``.
+
+    ``offsets[0]`` is ``DAMAGED`` or ``BAD_RANGE`` where there is no answer.
+    """
+    count = len(ranges)
+    symbols = len(alphabet)
+    room = 1
+    total = 0
+    listed = np.full(count, -1, np.int64)
+    for i in range(count):
+        low, high = ranges[i, 0], ranges[i, 1]
+        if low < 0 or high > size or low > high:
+            offsets[0] = BAD_RANGE
+            return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 2), np.int64)
+        width = min(high - low, symbols)
+        if high - low >= 16:
+            listed[i] = _symbol_of_rows(first, low, high)
+        if listed[i] >= 0:
+            c = listed[i]
+            begin = max(np.int64(0), successor_starts[c])
+            width = max(
+                np.int64(0), min(np.int64(len(successor_rows)), successor_starts[c + 1]) - begin
+            )
+        else:
+            room += width
+        total += width
+    tokens, counts = np.empty(total, np.int64), np.empty(total, np.int64)
+    found = np.empty((total, 2), np.int64)
+
+    nodes = np.empty(8 * (min(room, MOST_NODES + symbols) + 1), np.uint32)
+    capacity = len(nodes) >> 3
+    written = 0
+    i = 0
+    while i < count:
+        # As many ranges together as there is room for; a listed one needs none.
+        begin, used, needed = i, 0, 0
+        while i < count:
+            width = min(ranges[i, 1] - ranges[i, 0], symbols)
+            if listed[i] < 0 and width > 0:
+                if needed and needed + width > capacity:
+                    break
+                nodes[4 * used], nodes[4 * used + 1] = ranges[i, 0], ranges[i, 1]
+                nodes[4 * used + 2], nodes[4 * used + 3] = 0, i
+                needed += width
+                used += 1
+            i += 1
+        at, used = _spread(words, zeros, size, stride, nodes, capacity, used, 0)
+        if used < 0:
+            offsets[0] = DAMAGED
+            return tokens[:0], counts[:0], found[:0]
+        stop = at + 4 * used
+        for owner in range(begin, i):
+            offsets[owner] = written
+            c = listed[owner]
+            if c >= 0:
+                low = max(np.int64(0), successor_starts[c])
+                high = min(np.int64(len(successor_rows)), successor_starts[c + 1])
+                for j in range(low, high):
+                    if successor_symbols[j] >= symbols:
+                        offsets[0] = DAMAGED
+                        return tokens[:0], counts[:0], found[:0]
+                    width = np.int64(successor_counts[j])
+                    row = np.int64(successor_rows[j])
+                    tokens[written] = alphabet[successor_symbols[j]]
+                    counts[written] = width
+                    found[written, 0], found[written, 1] = row, row + width
+                    written += 1
+                continue
+            while at < stop and nodes[at + 3] == owner:
+                symbol = nodes[at + 2]
+                if symbol >= symbols or written >= total:
+                    offsets[0] = DAMAGED
+                    return tokens[:0], counts[:0], found[:0]
+                if symbol:
+                    move = leaves[symbol]
+                    low, high = np.int64(nodes[at]) + move, np.int64(nodes[at + 1]) + move
+                    tokens[written] = alphabet[symbol]
+                    counts[written] = high - low
+                    found[written, 0], found[written, 1] = low, high
+                    written += 1
+                at += 4
+    offsets[count] = written
+    return tokens[:written], counts[:written], found[:written]
+
+
+@kernel
+def _is_worse(score: Number, symbol: Number, other_score: Number, other_symbol: Number) -> Number:
+    """Whether the first comes after the second: a lower score, or the same and a larger symbol."""
+    return score < other_score or (score == other_score and symbol > other_symbol)
+
+
+@kernel
+def _offer(
+    scores: Arrays,
+    chosen: Arrays,
+    used: Number,
+    k: Number,
+    score: Number,
+    symbol: Number,
+    low: Number,
+    high: Number,
+) -> Number:
+    """Put a candidate among the best k; how many there are. ``scores`` is a heap, worst first."""
+    if used == k:
+        if not _is_worse(scores[0], chosen[0, 0], score, symbol):
+            return used
+        _sift(scores, chosen, used, score, symbol, low, high)
+        return used
+    at = used
+    while at > 0:
+        above = (at - 1) >> 1
+        if not _is_worse(score, symbol, scores[above], chosen[above, 0]):
+            break
+        scores[at] = scores[above]
+        chosen[at, 0], chosen[at, 1] = chosen[above, 0], chosen[above, 1]
+        chosen[at, 2] = chosen[above, 2]
+        at = above
+    scores[at] = score
+    chosen[at, 0], chosen[at, 1], chosen[at, 2] = symbol, low, high
+    return used + 1
+
+
+@kernel
+def _sift(
+    scores: Arrays,
+    chosen: Arrays,
+    used: Number,
+    score: Number,
+    symbol: Number,
+    low: Number,
+    high: Number,
+) -> None:
+    """Put a candidate in the place of the heap's worst."""
+    at = 0
+    while True:
+        below = 2 * at + 1
+        if below >= used:
+            break
+        if below + 1 < used and _is_worse(
+            scores[below + 1], chosen[below + 1, 0], scores[below], chosen[below, 0]
+        ):
+            below += 1
+        if not _is_worse(scores[below], chosen[below, 0], score, symbol):
+            break
+        scores[at] = scores[below]
+        chosen[at, 0], chosen[at, 1] = chosen[below, 0], chosen[below, 1]
+        chosen[at, 2] = chosen[below, 2]
+        at = below
+    scores[at] = score
+    chosen[at, 0], chosen[at, 1], chosen[at, 2] = symbol, low, high
+
+
+@kernel
+def _bounds(bits: Arrays, alphabet: Arrays, leaf: Number, levels: Number, tree: Arrays) -> None:
+    """``tree[2^d + v]``: an upper bound of the scores of the symbols that begin with the d bits v.
+
+    ``bits`` are the scores' bits as int32. Of floats below 0 the largest has the least bits, of
+    the others the largest: two whole-number reductions, which the compiler makes vectors of. Ids
+    between those of a leaf's symbols count too, which keeps it a bound.
+    """
+    groups = 1 << (levels - leaf)
+    symbols = len(alphabet)
+    for group in range(groups):
+        begin = max(1, group << leaf)
+        end = min(symbols, (group + 1) << leaf)
+        bound = np.float32(-np.inf)
+        if begin < end:
+            high = np.int32(-(2**31))
+            low = np.int32(2**31 - 1)
+            part = bits[np.int64(alphabet[begin]) : np.int64(alphabet[end - 1]) + 1]
+            for i in range(len(part)):
+                high = max(high, part[i])
+                low = min(low, part[i])
+            chosen = np.array([high if high >= 0 else low], np.int32)
+            bound = chosen.view(np.float32)[0]
+            if np.isnan(bound):
+                bound = np.float32(np.inf)
+        tree[groups + group] = bound
+    for node in range(groups - 1, 0, -1):
+        tree[node] = max(tree[2 * node], tree[2 * node + 1])
+
+
+@kernel
+def _push(
+    keys: Arrays,
+    heap: Arrays,
+    used: Number,
+    key: Number,
+    begin: Number,
+    low: Number,
+    high: Number,
+    node: Number,
+) -> Number:
+    """Put a node on the heap of bounds, best first, ties by its first symbol; the new size."""
+    at = used
+    while at > 0:
+        above = (at - 1) >> 1
+        if not _is_worse(keys[above], heap[above, 0], key, begin):
+            break
+        keys[at] = keys[above]
+        for j in range(4):
+            heap[at, j] = heap[above, j]
+        at = above
+    keys[at] = key
+    heap[at, 0], heap[at, 1], heap[at, 2], heap[at, 3] = begin, low, high, node
+    return used + 1
+
+
+@kernel
+def _pop(keys: Arrays, heap: Arrays, used: Number) -> Number:
+    """Take the best node off the heap of bounds; the new size."""
+    used -= 1
+    at = 0
+    while True:
+        below = 2 * at + 1
+        if below >= used:
+            break
+        if below + 1 < used and _is_worse(
+            keys[below], heap[below, 0], keys[below + 1], heap[below + 1, 0]
+        ):
+            below += 1
+        if not _is_worse(keys[used], heap[used, 0], keys[below], heap[below, 0]):
+            break
+        keys[at] = keys[below]
+        for j in range(4):
+            heap[at, j] = heap[below, j]
+        at = below
+    keys[at] = keys[used]
+    for j in range(4):
+        heap[at, j] = heap[used, j]
+    return used
+
+
+@kernel
+def _search(
+    words: Arrays,
+    zeros: Arrays,
+    leaves: Arrays,
+    alphabet: Arrays,
+    size: Number,
+    stride: Number,
+    low: Number,
+    high: Number,
+    log_probs: Arrays,
+    tree: Arrays,
+    leaf: Number,
+    keys: Arrays,
+    heap: Arrays,
+    nodes: Arrays,
+    scores: Arrays,
+    chosen: Arrays,
+    k: Number,
+) -> Number:
+    """The best k symbols of one wide range, best first over the matrix by the bounds of ``tree``.
+
+    A node is a prefix of a symbol's bits and its rows. The node with the largest bound is split,
+    or, at the tree's last level, spread to its symbols; the search ends when no bound can win.
+    """
+    levels = len(zeros)
+    most = np.uint64(size)
+    deepest = levels - leaf
+    open_nodes = _push(keys, heap, 0, tree[1], 0, low, high, 1)
+    used = 0
+    while open_nodes:
+        bound, begin, node = keys[0], heap[0, 0], np.int64(heap[0, 3])
+        if bound == -np.inf:
+            break
+        if used == k and _is_worse(bound, begin, scores[0], chosen[0, 0]):
+            break
+        a, b = min(np.uint64(heap[0, 1]), most), min(np.uint64(heap[0, 2]), most)
+        open_nodes = _pop(keys, heap, open_nodes)
+        depth = 0
+        while (2 << depth) <= node:
+            depth += 1
+        if depth < deepest:
+            base = np.uint64(depth * stride)
+            zero = np.uint64(zeros[depth])
+            a1, b1 = _rank(words, base, a), _rank(words, base, b)
+            if open_nodes + 2 > len(keys):
+                return DAMAGED
+            if b - b1 > a - a1:
+                open_nodes = _push(
+                    keys, heap, open_nodes, tree[2 * node], begin, a - a1, b - b1, 2 * node
+                )
+            if b1 > a1:
+                middle = np.int64(begin) + (np.int64(1) << (levels - 1 - depth))
+                open_nodes = _push(
+                    keys,
+                    heap,
+                    open_nodes,
+                    tree[2 * node + 1],
+                    middle,
+                    zero + a1,
+                    zero + b1,
+                    2 * node + 1,
+                )
+            continue
+        nodes[0], nodes[1], nodes[2], nodes[3] = a, b, node - (1 << depth), 0
+        at, found = _spread(words, zeros, size, stride, nodes, len(nodes) >> 3, 1, depth)
+        if found < 0:
+            return DAMAGED
+        for j in range(at, at + 4 * found, 4):
+            symbol = nodes[j + 2]
+            if symbol >= len(alphabet):
+                return DAMAGED
+            if symbol == 0:
+                continue
+            score = log_probs[alphabet[symbol]]
+            if score > -np.inf:
+                move = leaves[symbol]
+                used = _offer(
+                    scores, chosen, used, k, score, symbol, nodes[j] + move, nodes[j + 1] + move
+                )
+    return used
+
+
+@kernel
+def _finish(
+    scores: Arrays,
+    chosen: Arrays,
+    used: Number,
+    alphabet: Arrays,
+    out_tokens: Arrays,
+    out_scores: Arrays,
+    out_ranges: Arrays,
+) -> None:
+    """Write the chosen, best first, and -1, -inf and (0, 0) after them."""
+    for j in range(used, len(out_tokens)):
+        out_tokens[j], out_scores[j] = -1, -np.inf
+        out_ranges[j, 0] = out_ranges[j, 1] = 0
+    while used:
+        used -= 1
+        out_tokens[used] = alphabet[chosen[0, 0]]
+        out_scores[used] = scores[0]
+        out_ranges[used, 0], out_ranges[used, 1] = chosen[0, 1], chosen[0, 2]
+        if used:
+            _sift(
+                scores,
+                chosen,
+                used,
+                scores[used],
+                chosen[used, 0],
+                chosen[used, 1],
+                chosen[used, 2],
+            )
+
+
+@kernel
+def top_k(
+    words: Arrays,
+    zeros: Arrays,
+    leaves: Arrays,
+    alphabet: Arrays,
+    first: Arrays,
+    successor_starts: Arrays,
+    successor_symbols: Arrays,
+    successor_rows: Arrays,
+    successor_counts: Arrays,
+    size: Number,
+    stride: Number,
+    ranges: Arrays,
+    log_probs: Arrays,
+    bits: Arrays,
+    out_tokens: Arrays,
+    out_scores: Arrays,
+    out_ranges: Arrays,
+) -> Number:
+    """The k best next tokens of each range; ``bits`` is ``log_probs`` as int32.
+
+    Wide ranges go by the table of successors where they are those of one symbol with few of them,
+    else by ``_search``. Narrow ones are spread to all their symbols, many ranges at once.
+    """
+    count, wanted = out_tokens.shape
+    symbols = len(alphabet)
+    levels = len(zeros)
+    k = min(wanted, symbols)
+    scores = np.empty(k + 1, np.float32)
+    chosen = np.empty((k + 1, 3), np.int64)
+    leaf = min(TREE_BITS, levels)
+    groups = 1 << (levels - leaf)
+    tree, keys = np.empty(0, np.float32), np.empty(0, np.float32)
+    heap, few = np.empty((0, 4), np.int64), np.empty(0, np.uint32)
+    room = 1
+    for i in range(count):
+        low, high = ranges[i, 0], ranges[i, 1]
+        if low < 0 or high > size or low > high:
+            return BAD_RANGE
+        width = high - low
+        if width < WIDE:
+            room += min(width, symbols)
+            continue
+        used = 0
+        c = _symbol_of_rows(first, low, high)
+        begin = end = 0
+        if c >= 0:
+            begin = max(np.int64(0), successor_starts[c])
+            end = min(np.int64(len(successor_rows)), successor_starts[c + 1])
+        if c >= 0 and end - begin <= LISTED:
+            for j in range(begin, end):
+                symbol = successor_symbols[j]
+                if symbol >= symbols:
+                    return DAMAGED
+                score = log_probs[i, alphabet[symbol]]
+                if score > -np.inf and (used < k or score > scores[0]):
+                    row = np.int64(successor_rows[j])
+                    used = _offer(
+                        scores,
+                        chosen,
+                        used,
+                        k,
+                        score,
+                        symbol,
+                        row,
+                        row + np.int64(successor_counts[j]),
+                    )
+        elif k:
+            if len(tree) == 0:
+                tree, keys = np.empty(2 * groups, np.float32), np.empty(groups + 2, np.float32)
+                heap = np.empty((groups + 2, 4), np.int64)
+                few = np.empty(8 * ((1 << leaf) + 1), np.uint32)
+            _bounds(bits[i], alphabet, leaf, levels, tree)
+            used = _search(
+                words,
+                zeros,
+                leaves,
+                alphabet,
+                size,
+                stride,
+                low,
+                high,
+                log_probs[i],
+                tree,
+                leaf,
+                keys,
+                heap,
+                few,
+                scores,
+                chosen,
+                k,
+            )
+            if used < 0:
+                return DAMAGED
+        _finish(scores, chosen, used, alphabet, out_tokens[i], out_scores[i], out_ranges[i])
+
+    nodes = np.empty(8 * (min(room, MOST_NODES + symbols) + 1), np.uint32)
+    capacity = len(nodes) >> 3
+    i = 0
+    while i < count:
+        begin, used, needed = i, 0, 0
+        while i < count:
+            width = ranges[i, 1] - ranges[i, 0]
+            if 0 < width < WIDE:
+                width = min(width, symbols)
+                if needed and needed + width > capacity:
+                    break
+                nodes[4 * used], nodes[4 * used + 1] = ranges[i, 0], ranges[i, 1]
+                nodes[4 * used + 2], nodes[4 * used + 3] = 0, i
+                needed += width
+                used += 1
+            i += 1
+        at, found = _spread(words, zeros, size, stride, nodes, capacity, used, 0)
+        if found < 0:
+            return DAMAGED
+        stop = at + 4 * found
+        for owner in range(begin, i):
+            if ranges[owner, 1] - ranges[owner, 0] >= WIDE:
+                continue
+            used = 0
+            while at < stop and nodes[at + 3] == owner:
+                symbol = nodes[at + 2]
+                if symbol >= symbols:
+                    return DAMAGED
+                if symbol and k:
+                    score = log_probs[owner, alphabet[symbol]]
+                    if score > -np.inf and (used < k or score > scores[0]):
+                        move = leaves[symbol]
+                        used = _offer(
+                            scores,
+                            chosen,
+                            used,
+                            k,
+                            score,
+                            symbol,
+                            nodes[at] + move,
+                            nodes[at + 1] + move,
+                        )
+                at += 4
+            _finish(
+                scores,
+                chosen,
+                used,
+                alphabet,
+                out_tokens[owner],
+                out_scores[owner],
+                out_ranges[owner],
+            )
+    return 0
+
+
+@kernel
+def _document(starts: Arrays, directory: Arrays, at: Number) -> Number:
+    """The document at a position of the text."""
+    low = np.int64(directory[at >> 7])
+    high = min(np.int64(directory[(at >> 7) + 1]), np.int64(len(starts) - 2))
+    while low < high:
+        middle = (low + high + 1) >> 1
+        if starts[middle] <= at:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@kernel
+def position(
+    words: Arrays,
+    zeros: Arrays,
+    leaves: Arrays,
+    size: Number,
+    stride: Number,
+    marks: Arrays,
+    samples: Arrays,
+    row: Number,
+) -> Number:
+    """The position of a row where samples are stored: token by token to the right until a mark."""
+    at = np.uint64(row)
+    most = np.uint64(size - 1)
+    levels = len(zeros)
+    for steps in range(1 << 8):
+        at = min(at, most)
+        before = _rank(marks, U0, at)
+        if _rank(marks, U0, at + U1) > before:
+            return np.int64(samples[np.int64(before)]) - steps if before < len(samples) else -1
+        symbol = 0
+        for level in range(levels):
+            base = np.uint64(level * stride)
+            at = min(at, most)
+            ones = _rank(words, base, at)
+            if _rank(words, base, at + U1) > ones:
+                at = np.uint64(zeros[level]) + ones
+                symbol = 2 * symbol + 1
+            else:
+                at -= ones
+                symbol *= 2
+        if symbol >= len(leaves):
+            return -1
+        at += np.uint64(leaves[symbol])
+    return -1
+
+
+@kernel
+def locate(
+    words: Arrays,
+    zeros: Arrays,
+    leaves: Arrays,
+    size: Number,
+    stride: Number,
+    positions: Arrays,
+    marks: Arrays,
+    samples: Arrays,
+    starts: Arrays,
+    directory: Arrays,
+    ranges: Arrays,
+    targets: Arrays,
+    first_document: Number,
+    ordered: Number,
+    documents: Arrays,
+    offsets: Arrays,
+) -> Number:
+    """Where the rows of ``ranges[i]`` are, from ``documents[targets[i]]`` and ``offsets`` on.
+
+    ``ordered``: by position; else in the order of the rows.
+    """
+    for i in range(len(ranges)):
+        low, high = ranges[i, 0], ranges[i, 1]
+        if low < 0 or high > size or low > high:
+            return BAD_RANGE
+        target = targets[i]
+        width = high - low
+        for j in range(width):
+            if len(positions):
+                at = np.int64(positions[low + j])
+            else:
+                at = position(words, zeros, leaves, size, stride, marks, samples, low + j)
+            if at < 0 or at >= size:
+                return DAMAGED
+            offsets[target + j] = at
+        if ordered and width > 1:
+            offsets[target : target + width].sort()
+        for j in range(target, target + width):
+            at = offsets[j]
+            document = _document(starts, directory, at)
+            documents[j] = first_document + document
+            offsets[j] = at - np.int64(starts[document]) - 1
+    return 0
+
+
+@kernel
+def gather(
+    alphabet: Arrays, text: Arrays, starts: Arrays, numbers: Arrays, targets: Arrays, out: Arrays
+) -> Number:
+    """The tokens of the documents ``numbers[i]``, from ``out[targets[i]]`` on."""
+    for i in range(len(numbers)):
+        begin, end = np.int64(starts[numbers[i]]) + 1, np.int64(starts[numbers[i] + 1])
+        if end > len(text):
+            return DAMAGED
+        target = targets[i]
+        for j in range(begin, end):
+            if text[j] >= len(alphabet) or target >= len(out):
+                return DAMAGED
+            out[target] = alphabet[text[j]]
+            target += 1
+    return 0

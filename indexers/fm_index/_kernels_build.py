@@ -1,0 +1,253 @@
+"""Compiled loops that build an FM-index: alphabet, text, rows, wavelet matrix, successors.
+
+Imported only when an index is built (``rag.compiled``). ``files`` says what the arrays hold; the
+bits of one level of the matrix lie in blocks as ``_kernels`` reads them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from rag.compiled import kernel
+
+Arrays: TypeAlias = NDArray[Any]
+Number: TypeAlias = Any
+"""A scalar; numba gives it its machine type."""
+
+BLOCK = 448
+"""Bits of a block: seven words of 64, after one word of counts."""
+ONE = np.uint64(1)
+
+
+@intrinsic
+def _ones(typing: Any, word: Any) -> Any:
+    """How many bits of a uint64 are set, by the machine's instruction; numpy has none here."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.ctpop(values[0])
+
+    return types.int64(types.uint64), code
+
+
+@kernel
+def mark_ids(tokens: Arrays, seen: Arrays) -> None:
+    """Set bit ``id & 63`` of ``seen[id >> 6]`` for each id of ``tokens``."""
+    for i in range(len(tokens)):
+        token = np.int64(tokens[i])
+        seen[token >> 6] |= ONE << np.uint64(token & 63)
+
+
+@kernel
+def list_ids(seen: Arrays, before: Arrays, out: Arrays) -> Number:
+    """The ids marked in ``seen``, ascending, into ``out``; ``before[w]``: marks before word w.
+
+    Returns how many there are, also where ``out`` is too short for them (it may be empty).
+    """
+    found = 0
+    for w in range(len(seen)):
+        before[w] = found
+        word = seen[w]
+        while word != np.uint64(0):
+            if found < len(out):
+                bit = 0
+                while not (word >> np.uint64(bit)) & ONE:
+                    bit += 1
+                out[found] = w * 64 + bit
+            found += 1
+            word &= word - ONE
+    return found
+
+
+@kernel
+def fill_text(
+    tokens: Arrays, lengths: Arrays, seen: Arrays, before: Arrays, text: Arrays, counts: Arrays
+) -> None:
+    """Write ``text``: for each document a 0 and then its tokens as symbols; count the symbols.
+
+    The symbol of an id is 1 + the number of smaller ids that occur: a rank in the bits ``seen``.
+    """
+    source, target = 0, 0
+    for document in range(len(lengths)):
+        text[target] = 0
+        target += 1
+        for _ in range(lengths[document]):
+            token = np.int64(tokens[source])
+            below = seen[token >> 6] & ((ONE << np.uint64(token & 63)) - ONE)
+            symbol = np.int64(before[token >> 6]) + 1 + _ones(below)
+            text[target] = symbol
+            counts[symbol] += 1
+            source += 1
+            target += 1
+    counts[0] += len(lengths)
+
+
+@kernel
+def reversed_bytes(text: Arrays, width: Number, out: Arrays) -> None:
+    """The symbols from last to first, each as ``width`` bytes, the highest first."""
+    at = 0
+    for i in range(len(text) - 1, -1, -1):
+        symbol = np.int64(text[i])
+        for b in range(width):
+            out[at + b] = (symbol >> (8 * (width - 1 - b))) & 255
+        at += width
+
+
+@kernel
+def keep_symbols(suffixes: Arrays, width: Number, size: Number) -> Number:
+    """Of the sorted suffixes of ``reversed_bytes`` keep those at a symbol; how many there are.
+
+    They move to the front, as the text's position of their first symbol.
+    """
+    kept = 0
+    for i in range(len(suffixes)):
+        at = np.int64(suffixes[i])
+        symbol = at // width
+        if symbol * width == at:
+            suffixes[kept] = size - 1 - symbol
+            kept += 1
+    return kept
+
+
+@kernel
+def next_symbols(text: Arrays, positions: Arrays, out: Arrays) -> None:
+    """The symbol after each row's position; after the last of all comes a document's end, 0."""
+    size = len(text)
+    for row in range(size):
+        after = np.int64(positions[row]) + 1
+        out[row] = text[after] if after < size else 0
+
+
+@kernel
+def fill_successors(
+    bwt: Arrays, first: Arrays, starts: Arrays, symbols: Arrays, rows: Arrays, counts: Arrays
+) -> Number:
+    """The table of what follows one symbol, ascending by symbol; returns its length.
+
+    A pass over ``bwt`` in the order of rows: those of symbol c are ``first[c] .. first[c + 1]``,
+    and the rows of "c v" begin at ``first[v]`` + how often v stood in ``bwt`` before them.
+    """
+    size = len(first) - 1
+    seen = np.zeros(size, np.int64)
+    inside = np.zeros(size, np.int64)
+    filled = 0
+    for c in range(size):
+        starts[c] = filled
+        begin = filled
+        for row in range(first[c], first[c + 1]):
+            v = bwt[row]
+            if v == 0:
+                continue
+            if inside[v] == 0:
+                symbols[filled] = v
+                filled += 1
+            inside[v] += 1
+        found = filled - begin
+        if found > 1 and found * 8 > size:  # a scan of the alphabet is cheaper than sorting
+            at = begin
+            for v in range(1, size):
+                if inside[v]:
+                    symbols[at] = v
+                    at += 1
+        elif found > 1:
+            symbols[begin:filled].sort()
+        for at in range(begin, filled):
+            v = symbols[at]
+            rows[at] = first[v] + seen[v]
+            counts[at] = inside[v]
+            seen[v] += inside[v]
+            inside[v] = 0
+    starts[size] = filled
+    return filled
+
+
+@kernel
+def _put_bits(words: Arrays, base: Number, block: Number, ones: Number) -> Number:
+    """Write the counts of a block whose bits are set; the ones up to its end.
+
+    The low half of the first word is the ones before the block; above it stand, in ten bits each,
+    the ones before its third, fifth and seventh word.
+    """
+    at = base + 8 * block
+    head = np.uint64(ones)
+    inside = 0
+    for w in range(7):
+        if w == 2 or w == 4 or w == 6:
+            head |= np.uint64(inside) << np.uint64(22 + 5 * w)
+        inside += _ones(words[at + 1 + w])
+    words[at] = head
+    return ones + inside
+
+
+@kernel
+def _split(
+    source: Arrays, target: Arrays, shift: Number, zeros: Number, words: Arrays, base: Number
+) -> None:
+    """One level: the bits ``shift`` of ``source``, and ``target``: those with 0, then with 1."""
+    size = len(source)
+    at0, at1 = 0, zeros
+    ones = 0
+    for block in range(size // BLOCK + 1):
+        at = base + 8 * block
+        head = np.uint64(ones)
+        inside = 0
+        for w in range(7):
+            if w == 2 or w == 4 or w == 6:
+                head |= np.uint64(inside) << np.uint64(22 + 5 * w)
+            word = np.uint64(0)
+            begin = min(size, block * BLOCK + w * 64)
+            stop = min(size, begin + 64)
+            for i in range(begin, stop):
+                symbol = np.int64(source[i])
+                bit = (symbol >> shift) & 1
+                word |= np.uint64(bit) << np.uint64(i - begin)
+                target[at0 + (at1 - at0) * bit] = symbol  # no branch: the bits are random
+                at1 += bit
+                at0 += 1 - bit
+                inside += bit
+            words[at + 1 + w] = word
+        words[at] = head
+        ones += inside
+
+
+@kernel
+def fill_matrix(bwt: Arrays, spare: Arrays, levels: Number, zeros: Arrays, words: Arrays) -> None:
+    """The wavelet matrix of ``bwt``, which is used up, as ``spare`` is; ``zeros`` are given."""
+    stride = 8 * (len(bwt) // BLOCK + 1)
+    for level in range(levels):
+        shift = levels - 1 - level
+        if level % 2 == 0:
+            _split(bwt, spare, shift, zeros[level], words, level * stride)
+        else:
+            _split(spare, bwt, shift, zeros[level], words, level * stride)
+
+
+@kernel
+def fill_samples(
+    positions: Arrays, text: Arrays, step: Number, words: Arrays, samples: Arrays
+) -> Number:
+    """Mark the rows whose position is a multiple of ``step`` or a document's last; how many.
+
+    ``words`` are blocks as those of a level, ``samples`` the marked rows' positions in order (it
+    may be empty, to count only). From a row without mark, the next token is never an end.
+    """
+    size = len(positions)
+    found = 0
+    for row in range(size):
+        at = np.int64(positions[row])
+        if at % step == 0 or at + 1 == size or text[at + 1] == 0:
+            if found < len(samples):
+                samples[found] = at
+                block = row // BLOCK
+                bit = row - block * BLOCK
+                words[8 * block + 1 + (bit >> 6)] |= ONE << np.uint64(bit & 63)
+            found += 1
+    if len(samples):
+        ones = 0
+        for block in range(size // BLOCK + 1):
+            ones = _put_bits(words, 0, block, ones)
+    return found
