@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rag.collection import leases, manifest
-from rag.collection.build import WORK
+from rag.collection.build import WORK, aside
 from rag.errors import InvalidInput
 
 DAY = 86_400.0
@@ -60,7 +60,9 @@ def clean(collection: Path, keep: int = 1, older_than: float = DAY) -> Cleaned:
         named = {path for state in states for path in _named(collection, state)}
         doomed = list(_unnamed(collection, named, kept, before))
         folders = sum(path.is_dir() for path in doomed)
-        size += sum(map(_remove, doomed))
+        size += sum(_remove(collection, path) for path in doomed)
+        with suppress(OSError):  # the pieces of a job that was killed are still young
+            (collection / WORK).rmdir()
         return Cleaned(manifests, folders, len(doomed) - folders, size, read)
 
 
@@ -76,7 +78,7 @@ def _clean_manifests(
             continue
         with leases.unread(path) as free:
             if free:
-                gone, size = gone + 1, size + _remove(path)
+                gone, size = gone + 1, size + _remove(collection, path)
             else:
                 read.append(number)
     return gone, tuple(read), size
@@ -107,12 +109,14 @@ def _ours(collection: Path, kept: list[int]) -> Iterator[Path]:
     yield from collection.glob(f"{WORK}/indexes/*/*")
 
 
-def _remove(path: Path) -> int:
+def _remove(collection: Path, path: Path) -> int:
     """Remove a file or a folder; returns its bytes."""
     if not path.is_dir():
         size = path.stat().st_size
         path.unlink()
         return size
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    shutil.rmtree(path)
+    # Killed in the midst, half a folder would look damaged; what lies aside the next job removes.
+    with aside(collection) as doomed:
+        path.rename(doomed / path.name)
     return size
