@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatch
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from rag.backend import Backend, Conversation, Reply, Session
+from rag.backend import Backend, Conversation, Reply, Session, Tell, Waits
 from rag.errors import BackendFailed, InvalidInput, MissingExtra, NotFound
 from rag.readers.backends.gguf import PACKAGED, converted, gguf_file
 from rag.stage import Context
@@ -66,38 +68,71 @@ class Transformers(Backend, name="transformers"):
         for module in ("torch", "transformers"):
             if find_spec(module) is None:
                 raise MissingExtra("models", module)
-        place = self._place()
+        place = place_of(self.model, self.revision)
         key = ("transformers", place, self.revision, self.dtype, self.device)
         return TransformersSession(context.get(key, lambda: self._load(place)), self.batch_size)
 
-    def _place(self) -> Path | str:
-        """The folder or GGUF file of the model, or else its name at Hugging Face."""
-        path = Path(self.model).expanduser()
-        found: Path | str = self.model
-        if self.model in PACKAGED or path.suffix == ".gguf" or path.is_file():
-            found = gguf_file(self.model, "transformers").resolve()
-        elif path.is_dir():
-            found = path.resolve()
-        elif _HUB.fullmatch(self.model) is None:
-            raise NotFound(
-                f"no model {self.model!r}: expected a folder, a .gguf file, a name at Hugging Face "
-                f"such as Qwen/Qwen3-0.6B, or a packaged model: {', '.join(PACKAGED)}"
-            )
-        if isinstance(found, Path) and self.revision is not None:
-            raise InvalidInput(
-                f"revision {self.revision!r}: {self.model} is on this machine, and only a model at "
-                "Hugging Face has revisions; leave it out"
-            )
-        return found
+    def files(self) -> list[Path]:
+        """The model's files: what a job of ``rag run`` knows the model by; see ``files_of``."""
+        return files_of(place_of(self.model, self.revision), self.revision)
 
     def _load(self, place: Path | str) -> Model:
         from rag.readers.backends.transformers_load import load
 
-        if isinstance(place, str):
-            folder = _fetched(place, self.revision)
-        else:
-            folder = place if place.is_dir() else converted(place)
+        folder = folder_of(place, self.revision)
         return load(self.model, folder, dtype=self.dtype, device=self.device)
+
+
+def place_of(model: str, revision: str | None = None) -> Path | str:
+    """The folder or GGUF file of a model, or else its name at Hugging Face.
+
+    Raises:
+        NotFound: it can be neither.
+        InvalidInput: a ``revision`` of a model on this machine.
+    """
+    path = Path(model).expanduser()
+    found: Path | str = model
+    if model in PACKAGED or path.suffix == ".gguf" or path.is_file():
+        found = gguf_file(model, "transformers").resolve()
+    elif path.is_dir():
+        found = path.resolve()
+    elif _HUB.fullmatch(model) is None:
+        raise NotFound(
+            f"no model {model!r}: expected a folder, a .gguf file, a name at Hugging Face "
+            f"such as Qwen/Qwen3-0.6B, or a packaged model: {', '.join(PACKAGED)}"
+        )
+    if isinstance(found, Path) and revision is not None:
+        raise InvalidInput(
+            f"revision {revision!r}: {model} is on this machine, and only a model at "
+            "Hugging Face has revisions; leave it out"
+        )
+    return found
+
+
+def folder_of(place: Path | str, revision: str | None = None) -> Path:
+    """The folder with the safetensors of a model, downloaded or converted if need be."""
+    if isinstance(place, str):
+        return _fetched(place, revision)
+    return place if place.is_dir() else converted(place)
+
+
+def files_of(place: Path | str, revision: str | None = None) -> list[Path]:
+    """The files that make up a model: its GGUF file, or what is read of its folder.
+
+    A model at Hugging Face is downloaded for it, as it is to open it.
+
+    Raises:
+        MissingExtra: huggingface_hub, which downloads, is not installed.
+        NotFound: there is no such model.
+    """
+    if isinstance(place, str):
+        if find_spec("huggingface_hub") is None:
+            raise MissingExtra("models", "huggingface_hub")
+        place = _fetched(place, revision)
+    if not place.is_dir():
+        return [place]
+    files = [path for path in place.iterdir() if path.is_file()]
+    return sorted(path for path in files if any(fnmatch(path.name, form) for form in _FILES))
 
 
 def _fetched(name: str, revision: str | None) -> Path:
@@ -144,8 +179,13 @@ class TransformersSession:
         temperature: float,
         stop: Sequence[str],
         seed: int,
+        tell: Tell | None = None,
+        waits: Waits | None = None,
     ) -> list[Reply | Exception]:
-        """All replies, in batches of similar length."""
+        """All replies, in batches of similar length.
+
+        A row that nobody waits for ends where it is, and its batch with the last row in it.
+        """
         from rag.readers.backends.transformers_model import Writing
 
         writing = Writing(max_tokens, temperature, stop, seed)
@@ -159,6 +199,16 @@ class TransformersSession:
         order = sorted(prompts, key=lambda row: len(prompts[row]))
         for at in range(0, len(order), self._size):
             rows = order[at : at + self._size]
-            written = self._model.write([prompts[row] for row in rows], writing)
+            written = self._model.write(
+                [prompts[row] for row in rows],
+                writing,
+                None if tell is None else partial(_placed, tell, rows),
+                None if waits is None else partial(_placed, waits, rows),
+            )
             replies.update(zip(rows, written, strict=True))
         return [replies[row] for row in range(len(conversations))]
+
+
+def _placed(function: Callable[..., Any], rows: Sequence[int], at: int, *given: Any) -> Any:
+    """``function`` of the conversation that stands at a place of a batch."""
+    return function(rows[at], *given)

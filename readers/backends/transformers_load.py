@@ -20,7 +20,14 @@ def family(config: Any) -> Any:
 
 
 def load(name: str, folder: Path, *, dtype: str, device: str | None) -> Model:
-    """Load the model in ``folder``: safetensors only, no code of the model's own, no network.
+    """Load the model in ``folder`` to chat with it; raises what ``parts`` raises."""
+    return Model(name, *parts(name, folder, dtype=dtype, device=device))
+
+
+def parts(name: str, folder: Path, *, dtype: str, device: str | None) -> tuple[Any, Any]:
+    """Load model and tokenizer: safetensors only, no code of the model's own, no network.
+
+    The model comes ready to run, on its device and without dropout. ``name`` is for errors.
 
     Raises:
         NotFound: the folder holds no model.
@@ -57,7 +64,7 @@ def load(name: str, folder: Path, *, dtype: str, device: str | None) -> Model:
             f"{name} is no model that writes text: {len(missing)} weights are missing for that, "
             f"such as {missing[0]}; use a causal or a sequence-to-sequence language model"
         )
-    return Model(name, model, tokenizer)
+    return model, tokenizer
 
 
 def _device(device: str | None) -> str:
