@@ -64,9 +64,10 @@ def models_of(stages: Sequence[Stage], known: Known) -> dict[str, str]:
     """The sha256 of every file that the settings name, by its path as it stands there.
 
     A text that is the path of a file names it, and so does one that is the path of a folder with
-    a ``config.json`` (a model of transformers). Settings that find their files in another way have
-    a method ``files() -> list[Path]``. A model that is named and lies somewhere else (a hub, a
-    server) is known by its name alone.
+    a ``config.json`` (a model of transformers). Settings that find their files in another way (in
+    a package, in what a hub gave) have a method ``files() -> list[Path]``; these go by the file's
+    name, after the number of the settings, since two models each have a ``config.json``. A model
+    at a server is known by its name alone.
 
     Args:
         stages: the stages.
@@ -74,11 +75,13 @@ def models_of(stages: Sequence[Stage], known: Known) -> dict[str, str]:
             again. What is read now is added.
     """
     found: dict[str, str] = {}
+    asked = 0
     for part in _within(list(stages)):
         if isinstance(part, str | os.PathLike):
             found |= {str(path): _hash(path, known) for path in _files(os.fspath(part))}
         elif callable(files := getattr(part, "files", None)):
-            found |= {path.name: _hash(path, known) for path in files()}
+            asked += 1
+            found |= {f"{asked}:{path.name}": _hash(path, known) for path in files()}
     return found
 
 

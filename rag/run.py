@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,10 @@ class Cancel:
     def row(self, row: int) -> None:
         """Cancel one row, counted in the batch that the pipeline was given."""
         self._rows.add(row)
+
+    def has(self, row: int) -> bool:
+        """Whether a row, counted in the batch that the pipeline was given, is cancelled."""
+        return self._all or row in self._rows
 
     def among(self, rows: Sequence[int]) -> frozenset[int]:
         """The positions in ``rows`` of those that are cancelled."""
@@ -91,6 +96,12 @@ class Run:
         if self.cancel is None or self.rows is None:
             return _NONE
         return self.cancel.among(self.rows)
+
+    def waits(self, row: int) -> bool:
+        """Whether somebody still waits for a row: it is not cancelled, and there is time left."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return False
+        return self.cancel is None or self.rows is None or not self.cancel.has(self.rows[row])
 
     def below(self, rows: Sequence[int]) -> Run:
         """The run of a step on these rows of the batch at hand, ascending; none has failed yet."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from rag.backend import Reply, Session
+from rag.backend import Reply, Session, replies
 from rag.backend_setting import BackendSetting
 from rag.errors import RagError
 from rag.readers.prompt import INSTRUCTION
@@ -32,6 +32,9 @@ class Generate(Stage, name="generate"):
     match; dropped [7]; 2 passages over the budget; cut at 128 tokens``. A row without passages is
     not answered. A row that the backend fails, or whose best passage is over the budget, fails
     alone.
+
+    A backend that writes piece by piece is listened to (event ``token``, as the model writes it)
+    and stopped between two tokens where a row is cancelled or its time has ended.
     """
 
     of: str = Field("documents", description="The ranking whose passages are read.")
@@ -58,15 +61,19 @@ class Generate(Stage, name="generate"):
         def step(batch: Batch, run: Run) -> Batch:
             prompts = self._prompts(batch, run, session)
             rows = [row for row, prompt in enumerate(prompts) if prompt and prompt.given]
-            replies = session.chat(
+            made = replies(
+                session,
                 [prompt.messages for prompt in prompts if prompt and prompt.given],
+                rows,
+                run,
+                listens=True,
                 max_tokens=self.max_tokens,
                 temperature=self.temperature,
                 stop=self.stop,
                 seed=run.seed,
             )
             written = [self._unanswered(prompt) for prompt in prompts]
-            for row, reply in zip(rows, replies, strict=True):
+            for row, reply in zip(rows, made, strict=True):
                 if isinstance(reply, Exception):
                     run.fail(row, reply)
                 else:

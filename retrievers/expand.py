@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, field_validator
 
-from rag.backend import Reply
+from rag.backend import Reply, replies
 from rag.backend_setting import BackendSetting
 from rag.errors import BackendFailed, InvalidInput
 from rag.retrievers.template import Template
@@ -81,15 +81,19 @@ class Expand(Stage, name="expand"):
         def step(batch: Batch, run: Run) -> Batch:
             given = {row: text for row, text in enumerate(batch[self.of]) if text is not None}
             prompts = [template.fill({"question": q, "n": str(self.n)}) for q in given.values()]
-            replies = session.chat(
+            written = replies(
+                session,
                 [[{"role": "user", "content": prompt}] for prompt in prompts],
+                list(given),
+                run,
+                listens=False,
                 max_tokens=self.max_tokens,
                 temperature=self.temperature,
                 stop=(),
                 seed=run.seed,
             )
             made: list[tuple[str, ...] | None] = [None] * len(batch)
-            for (row, question), reply in zip(given.items(), replies, strict=True):
+            for (row, question), reply in zip(given.items(), written, strict=True):
                 try:
                     made[row] = self._queries(question, reply)
                 except Exception as error:  # noqa: BLE001 - a session hands back what went wrong

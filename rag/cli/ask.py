@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +14,7 @@ from rag.cli.output import JsonFlag, console, print_json
 if TYPE_CHECKING:
     from rag.batch import Batch
     from rag.cli.hits import Asked
-    from rag.pipeline import Pipeline
+    from rag.pipeline import Answer, Pipeline
 
 
 class SyntaxOf(StrEnum):
@@ -140,6 +141,8 @@ def ask(
 ) -> None:
     """Answer a question, with citations.
 
+    On a terminal the answer of a language model is shown as it is written, if its backend can.
+
     \b
     Examples:
       rag ask "Who discovered oxygen?" -c wiki -p bm25-extract
@@ -154,7 +157,7 @@ def ask(
             raise InvalidInput(
                 f"pipeline {opened.name!r} writes no answer; use bm25-extract, or add a reader"
             )
-        answer = opened.ask(question)
+        answer, shown = _answered(opened, question, shows=not as_json and sys.stdout.isatty())
         if where is not None:
             narrow.check(answer.documents, opened, narrow.condition(where))
     if as_json:
@@ -174,7 +177,8 @@ def ask(
     from rich.markup import escape
 
     out = console()
-    out.print(f"[bold]{escape(answer.text or 'no answer')}[/bold]")
+    if shown is None or shown.strip() != answer.text:
+        out.print(f"[bold]{escape(answer.text or 'no answer')}[/bold]")
     facts = [f"confidence {answer.confidence:.2f}"] if answer.confidence is not None else []
     facts += [answer.route] if answer.route else []
     if facts:
@@ -182,6 +186,31 @@ def ask(
     for cited in answer.citations:
         out.print(f"\n\\[{cited.marker}] [bold]{escape(cited.title)}[/bold] ({escape(cited.id)})")
         out.print(f"    “{escape(cited.text)}”", soft_wrap=False)
+
+
+def _answered(opened: Pipeline, question: str, *, shows: bool) -> tuple[Answer, str | None]:
+    """The answer, and what was shown of it as it was written; None where that is nothing.
+
+    What was shown may differ: a stage after it, or the check of its markers, may change the text.
+    """
+    if not shows:
+        return opened.ask(question), None
+    from rich.text import Text
+
+    out, said = console(), list[str]()
+    events = opened.stream(question)
+    try:
+        for event in events:
+            if event.kind == "token":
+                said.append(event.value)
+                piece = event.value.lstrip() if len(said) == 1 else event.value
+                out.print(Text(piece, style="bold"), end="", soft_wrap=True)
+    finally:
+        events.close()
+        if said:
+            print(flush=True)  # ends the line of what was written, whole or not
+    answer: Answer = event.value
+    return answer, "".join(said) or None
 
 
 def loaded(

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from rag.backend import Tell, Waits
+
 
 class Choosing:
     """Chooses the next token of each row, and keeps its log-probability.
@@ -56,30 +58,71 @@ class Choosing:
 
 
 class Watching:
-    """Ends each row at its first stop text, and tells the text so far to who wants it."""
+    """Ends each row at its first stop text or where nobody waits, and tells its text as it grows.
+
+    What may still change is held back: the bytes of a character that is not whole, and what may be
+    the beginning of a stop text. ``rest`` tells it once the row has ended.
+    """
 
     def __init__(
         self,
         stop: Sequence[str],
-        texts: Callable[[list[int]], str],
+        text: Callable[[list[int]], str],
         choosing: Choosing,
-        tell: Callable[[str], None] | None,
+        tell: Tell | None,
+        waits: Waits | None,
     ) -> None:
-        """Read the tokens that come after ``choosing.start`` as ``texts`` makes text of them."""
-        self._stop, self._text, self._choosing, self._tell = stop, texts, choosing, tell
+        """Read the tokens that come after ``choosing.start`` as ``text`` makes text of them."""
+        self._stop, self._text, self._choosing = stop, text, choosing
+        self._tell, self._waits = tell, waits
         self._ended: list[bool] = []
+        self._told: dict[int, str] = {}
+        self.dropped: set[int] = set()
+        """Rows that nobody waited for."""
+        self.raised: Exception | None = None
+        """What whoever listens raised."""
 
     def __call__(self, input_ids: Any, scores: Any, **keywords: Any) -> Any:
         """Which rows have ended: (b,) bool."""
         rows = input_ids[:, self._choosing.start :].tolist()
         self._ended = self._ended or [False] * len(rows)
+        try:
+            self._look(rows)
+        except Exception as error:
+            self.raised = error
+            raise
+        return torch.tensor(self._ended, dtype=torch.bool, device=input_ids.device)
+
+    def _look(self, rows: Sequence[list[int]]) -> None:
         for at, row in enumerate(rows):
-            if not self._ended[at]:
+            if self._ended[at]:
+                continue
+            if self._waits is not None and not self._waits(at):
+                self.dropped.add(at)
+                self._ended[at] = True
+            elif self._stop or self._tell is not None:
                 text = self._text(row)
                 self._ended[at] = any(stop in text for stop in self._stop)
-                if self._tell is not None:
-                    self._tell(text)
-        return torch.tensor(self._ended, dtype=torch.bool, device=input_ids.device)
+                if not self._ended[at]:
+                    self.say(at, text[: len(text) - self._open(text)])
+
+    def say(self, at: int, text: str) -> None:
+        """Tell what of ``text``, that of a row so far, was not told before."""
+        told = self._told.get(at, "")
+        if self._tell is not None and len(text) > len(told) and text.startswith(told):
+            self._told[at] = text
+            self._tell(at, text[len(told) :])
+
+    def _open(self, text: str) -> int:
+        """How many characters at the end may still change, or may begin a stop text."""
+        whole = len(text.rstrip("\ufffd"))
+        sizes = [
+            size
+            for stop in self._stop
+            for size in range(1, min(len(stop), whole + 1))
+            if text.endswith(stop[:size], 0, whole)
+        ]
+        return len(text) - whole + max(sizes, default=0)
 
 
 def seed_of(seed: int, prompt: Sequence[int]) -> int:

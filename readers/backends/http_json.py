@@ -1,17 +1,25 @@
-"""JSON over HTTP to one server: bounded retries, deadlines, no redirects, no key in any message."""
+"""JSON over HTTP to one server: bounded retries, deadlines, no redirects, no key in any message.
+
+A reply may come in pieces (``rag.readers.backends.events``), and another thread may hang up.
+"""
 
 from __future__ import annotations
 
 import http.client
 import json
+import socket
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from rag.errors import BackendFailed
+from rag.errors import BackendFailed, Cancelled
+from rag.readers.backends.events import KIND, events
 from rag.readers.backends.replies import message_of
 
 ATTEMPTS = 4
@@ -19,6 +27,33 @@ FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
 LARGEST_BODY = 32 << 20
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+
+
+class Line:
+    """What a request is made over; any thread may hang up, which ends the request soon."""
+
+    def __init__(self) -> None:
+        """Nobody has hung up."""
+        self.hung_up = threading.Event()
+        self._socket: socket.socket | None = None
+
+    def hang_up(self) -> None:
+        """End the request, or the next one that is made over this line, as cancelled."""
+        self.hung_up.set()
+        if self._socket is not None:
+            with suppress(OSError):  # it has ended
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def over(self, used: socket.socket) -> None:
+        """The request is made over this socket."""
+        self._socket = used
+        if self.hung_up.is_set():
+            raise _HungUp
+
+    def check(self) -> None:
+        """Raise ``Cancelled`` if somebody has hung up."""
+        if self.hung_up.is_set():
+            raise Cancelled("cancelled while the server was asked")
 
 
 @dataclass(frozen=True)
@@ -35,42 +70,82 @@ class Client:
     timeout: float
     key: str | None = field(default=None, repr=False)
 
-    def post(self, path: str, body: Any) -> Any:
-        """The JSON reply to ``body``.
+    def post(
+        self,
+        path: str,
+        body: Any,
+        *,
+        line: Line | None = None,
+        hear: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """The JSON reply to ``body``; None for one that came in pieces.
+
+        Args:
+            path: below the URL.
+            body: what is sent.
+            line: what to hang up by.
+            hear: called with each piece of a reply that is a stream of events, as it comes. Once
+                there was one, nothing is tried again.
 
         Raises:
+            Cancelled: somebody hung up.
             Refused: the server replied with another status than 200, or with no JSON.
             BackendFailed: there was no whole reply. Both name the URL, the status, what the server
                 said and the next step.
         """
+        line = line or Line()
+        heard = False
+
+        def hears(event: Any) -> None:
+            nonlocal heard
+            heard = True
+            if hear is not None:
+                hear(event)
+
         failure: BackendFailed
         for attempt in range(ATTEMPTS):
             wait = FIRST_WAIT * 2**attempt
             try:
-                status, headers, data = self._once(path, body)
+                status, headers, data = self._once(path, body, line, hears if hear else None)
             except _Dropped as error:
+                line.check()
+                if heard:
+                    raise BackendFailed(
+                        f"{self.url}{path}: the reply broke off ({error}); look at the server's log"
+                    ) from None
                 failure = BackendFailed(
                     f"{self.url}{path}: the server dropped the connection ({error}), "
                     f"{attempt + 1} times; look at its log"
                 )
             else:
                 if status == 200:
-                    return self._decoded(path, data)
+                    return None if heard else self._decoded(path, data)
                 failure = self._refusal(path, status, headers, data)
                 wait = max(wait, _retry_after(headers))
                 if status not in RETRIED or wait > LONGEST_WAIT:
                     raise failure
             if attempt + 1 < ATTEMPTS:
-                time.sleep(wait)
+                line.hung_up.wait(wait)
         raise failure
 
-    def _once(self, path: str, body: Any) -> tuple[int, http.client.HTTPMessage, bytes]:
+    def _once(
+        self, path: str, body: Any, line: Line, hear: Callable[[Any], None] | None
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        line.check()
         deadline = time.monotonic() + self.timeout
         connection = self._connection()
         try:
+            connection.connect()
+            line.over(connection.sock)
             connection.request("POST", urlsplit(self.url).path + path, *self._request(body))
             response = connection.getresponse()
-            return response.status, response.headers, self._read(response, deadline)
+            parts = self._parts(response, deadline)
+            if hear and response.status == 200 and response.headers.get_content_type() == KIND:
+                self._tell(parts, hear)
+                parts = iter(())
+            return response.status, response.headers, b"".join(parts)
+        except _HungUp:
+            raise _Dropped("hung up") from None
         except TimeoutError:
             raise BackendFailed(
                 f"{self.url}{path}: no answer within {self.timeout:g} s; raise 'timeout', or lower "
@@ -79,6 +154,7 @@ class Client:
         except (ConnectionResetError, BrokenPipeError, http.client.HTTPException) as error:
             raise _Dropped(type(error).__name__) from None
         except OSError as error:
+            line.check()
             raise BackendFailed(
                 f"{self.url}{path}: no connection ({error}); is the server running, and is 'url' "
                 "right?"
@@ -98,11 +174,19 @@ class Client:
             headers["Authorization"] = f"Bearer {self.key}"
         return json.dumps(body).encode(), headers
 
-    def _read(self, response: http.client.HTTPResponse, deadline: float) -> bytes:
+    def _tell(self, parts: Iterator[bytes], hear: Callable[[Any], None]) -> None:
+        nothing = True
+        for event in events(parts):
+            nothing = False
+            hear(event)
+        if nothing:
+            raise _Dropped("no event")
+
+    def _parts(self, response: http.client.HTTPResponse, deadline: float) -> Iterator[bytes]:
         # The socket's timeout starts again with each byte; the deadline does not.
-        parts, size = list[bytes](), 0
+        size = 0
         while part := response.read1(1 << 16):
-            parts.append(part)
+            yield part
             size += len(part)
             if time.monotonic() > deadline:
                 raise TimeoutError
@@ -110,7 +194,6 @@ class Client:
                 raise BackendFailed(f"{self.url}: the reply is larger than {LARGEST_BODY} bytes")
         if response.length:  # what Content-Length promised and did not come
             raise http.client.IncompleteRead(b"", response.length)
-        return b"".join(parts)
 
     def _decoded(self, path: str, data: bytes) -> Any:
         try:
@@ -145,6 +228,10 @@ class Client:
 
 class Refused(BackendFailed):
     """The server replied, and not with what was asked for."""
+
+
+class _HungUp(Exception):
+    """Somebody hung up before the request was sent."""
 
 
 class _Dropped(Exception):

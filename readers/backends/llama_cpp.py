@@ -6,8 +6,9 @@ import http.client
 import json
 import os
 import secrets
-from collections.abc import Sequence
-from functools import lru_cache
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from rag.backend import Backend, Conversation, Reply, Session
-from rag.errors import BackendFailed, MissingExtra
+from rag.backend import Backend, Conversation, Reply, Session, Tell, Waits
+from rag.errors import BackendFailed, Cancelled, MissingExtra
 from rag.readers.backends.gguf import gguf_file
-from rag.readers.backends.replies import reply
+from rag.readers.backends.replies import Pieces, reply
+from rag.readers.backends.turns import turn
 from rag.stage import Context
 
 
@@ -58,7 +60,7 @@ class LlamaCpp(Backend, name="llama_cpp"):
 
 
 class _LlamaCppSession:
-    """One loaded model. Its requests queue up, so threads may share it."""
+    """One loaded model. Threads may share it: they take turns."""
 
     def __init__(self, settings: LlamaCpp, path: Path) -> None:
         import xllamacpp
@@ -67,6 +69,7 @@ class _LlamaCppSession:
         # knows keeps other users and web pages out of it.
         self._key = secrets.token_hex(32)
         self._context = settings.context
+        self._turns = threading.Lock()
         try:
             self._server: Any = xllamacpp.Server(self._parameters(xllamacpp, settings, path))
         except RuntimeError as error:
@@ -98,6 +101,8 @@ class _LlamaCppSession:
         temperature: float,
         stop: Sequence[str],
         seed: int,
+        tell: Tell | None = None,
+        waits: Waits | None = None,
     ) -> list[Reply | Exception]:
         """One reply after another."""
         settings = {
@@ -106,9 +111,24 @@ class _LlamaCppSession:
             "stop": list(stop),
             "seed": seed,
         }
-        return [self._answer(conversation, settings) for conversation in conversations]
 
-    def _answer(self, conversation: Conversation, settings: dict[str, Any]) -> Reply | Exception:
+        def answer(place: int) -> Reply | Exception:
+            telling = None if tell is None else partial(tell, place)
+            waiting = None if waits is None else partial(waits, place)
+            with turn(self._turns, waiting) as held:
+                if not held:
+                    return Cancelled("cancelled before the model was asked")
+                return self._answer(conversations[place], settings, telling, waiting)
+
+        return [answer(place) for place in range(len(conversations))]
+
+    def _answer(
+        self,
+        conversation: Conversation,
+        settings: dict[str, Any],
+        tell: Callable[[str], None] | None,
+        waits: Callable[[], bool] | None,
+    ) -> Reply | Exception:
         request = {
             **settings,
             "messages": [dict(message) for message in conversation],
@@ -118,17 +138,30 @@ class _LlamaCppSession:
             # before it.
             "cache_prompt": False,
         }
+        heard = _Heard(tell, waits)
         try:
-            return reply(self._server.handle_chat_completions(request))
+            if tell is None and waits is None:
+                return reply(self._server.handle_chat_completions(request))
+            self._server.handle_chat_completions({**request, "stream": True}, heard)
+            if heard.ended_by is None:
+                return heard.pieces.reply()
         except BackendFailed as error:
-            if "context" in str(error):
-                error = BackendFailed(
-                    f"{error}; lower 'budget' of generate, or raise 'context' of llama_cpp "
-                    f"(now {self._context})"
-                )
-            return error
+            return self._advised(error)
         except (ValueError, RuntimeError) as error:
             return BackendFailed(f"llama.cpp refused the prompt: {error}")
+        if isinstance(heard.ended_by, BackendFailed):
+            return self._advised(heard.ended_by)
+        if isinstance(heard.ended_by, Cancelled):
+            return heard.ended_by
+        raise heard.ended_by  # of whoever listens
+
+    def _advised(self, error: BackendFailed) -> BackendFailed:
+        if "context" not in str(error):
+            return error
+        return BackendFailed(
+            f"{error}; lower 'budget' of generate, or raise 'context' of llama_cpp "
+            f"(now {self._context})"
+        )
 
     def _count(self, text: str) -> int:
         address = urlsplit(self._server.listening_address)
@@ -146,3 +179,26 @@ class _LlamaCppSession:
     def close(self) -> None:
         """Free the model."""
         self._server = None
+
+
+class _Heard:
+    """Puts a reply together from its pieces and tells them; xllamacpp calls it for each."""
+
+    def __init__(
+        self, tell: Callable[[str], None] | None, waits: Callable[[], bool] | None
+    ) -> None:
+        self.pieces = Pieces()
+        self.ended_by: Exception | None = None
+        self._tell, self._waits = tell, waits
+
+    def __call__(self, chunk: Any) -> bool:
+        """Whether the request shall end here, which frees its slot."""
+        try:
+            text = self.pieces.add(chunk)
+            if text and self._tell is not None:
+                self._tell(text)
+            if not self.pieces.whole and self._waits is not None and not self._waits():
+                raise Cancelled("cancelled while the model wrote")
+        except Exception as error:  # noqa: BLE001 - xllamacpp would drop it
+            self.ended_by = error
+        return self.ended_by is not None

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from rag.backend import Backend, Conversation, Reply, Session
-from rag.errors import BackendFailed, InvalidInput
-from rag.readers.backends.http_json import Client, Refused
-from rag.readers.backends.replies import reply
+from rag.backend import Backend, Conversation, Reply, Session, Tell, Waits
+from rag.errors import BackendFailed, Cancelled, InvalidInput
+from rag.readers.backends.http_json import Client, Line, Refused
+from rag.readers.backends.replies import Pieces, reply
+from rag.readers.backends.turns import LOOK_EVERY
 from rag.stage import Context
 
 _CHAT = "/v1/chat/completions"
@@ -99,6 +102,8 @@ class _OpenAISession:
         temperature: float,
         stop: Sequence[str],
         seed: int,
+        tell: Tell | None = None,
+        waits: Waits | None = None,
     ) -> list[Reply | Exception]:
         """All replies, ``concurrency`` requests at a time."""
         settings: dict[str, Any] = {
@@ -110,15 +115,45 @@ class _OpenAISession:
         settings |= {"stop": list(stop)} if stop else {}
         settings |= {"logprobs": True} if self._settings.logprobs else {}
 
-        def answer(conversation: Conversation) -> Reply | Exception:
-            messages = [dict(message) for message in conversation]
+        lines = [Line() for _ in conversations]
+        said = SimpleQueue[tuple[int, str]]()
+
+        def answer(place: int) -> Reply | Exception:
+            messages = [dict(message) for message in conversations[place]]
+            request = {**settings, "messages": messages}
             try:
-                return reply(self._client.post(_CHAT, {**settings, "messages": messages}))
-            except BackendFailed as error:
+                if tell is None:
+                    return reply(self._client.post(_CHAT, request, line=lines[place]))
+                return self._in_pieces(request, lines[place], lambda text: said.put((place, text)))
+            except (BackendFailed, Cancelled) as error:
                 return error
+            finally:
+                said.put((place, ""))  # wakes who attends
 
         with ThreadPoolExecutor(self._settings.concurrency, "rag-openai") as pool:
-            return list(pool.map(answer, conversations))
+            asked = [pool.submit(answer, place) for place in range(len(conversations))]
+            if tell is not None or waits is not None:
+                _attend(asked, lines, said, tell, waits)
+            return [one.result() for one in asked]
+
+    def _in_pieces(self, request: dict[str, Any], line: Line, say: Callable[[str], None]) -> Reply:
+        """The reply to a request, said piece by piece; whole from a server that does not stream."""
+        pieces = Pieces()
+
+        def hear(event: Any) -> None:
+            if text := pieces.add(event):
+                say(text)
+
+        whole = self._client.post(_CHAT, {**request, "stream": True}, line=line, hear=hear)
+        if whole is not None:
+            made = reply(whole)
+            say(made.text)
+            return made
+        if not pieces.whole:
+            raise BackendFailed(
+                f"{self._client.url}{_CHAT}: the reply broke off; look at the server's log"
+            )
+        return pieces.reply()
 
     def _count(self, text: str) -> int:
         """The tokens of a text: exact from a llama.cpp server, else estimated.
@@ -140,3 +175,34 @@ class _OpenAISession:
         except Refused:
             return False
         return isinstance(found, dict) and isinstance(found.get("tokens"), list)
+
+
+def _attend(
+    asked: Sequence[Future[Any]],
+    lines: Sequence[Line],
+    said: SimpleQueue[tuple[int, str]],
+    tell: Tell | None,
+    waits: Waits | None,
+) -> None:
+    """Pass on what is said until all that was asked is done; hang up where nobody waits."""
+    look = 0.0
+    left = len(asked)
+    try:
+        while left:
+            if waits is not None and time.monotonic() >= look:
+                for place, one in enumerate(asked):
+                    if not one.done() and not waits(place):
+                        lines[place].hang_up()
+                look = time.monotonic() + LOOK_EVERY
+            try:
+                place, text = said.get(timeout=LOOK_EVERY)
+            except Empty:
+                continue
+            if not text:
+                left -= 1
+            elif tell is not None:
+                tell(place, text)
+    except BaseException:  # whoever listens has had enough
+        for line in lines:
+            line.hang_up()
+        raise

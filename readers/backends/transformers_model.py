@@ -6,11 +6,12 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from rag.backend import Conversation, Reply
-from rag.errors import BackendFailed
+from rag.backend import Conversation, Reply, Tell, Waits
+from rag.errors import BackendFailed, Cancelled
+from rag.readers.backends.turns import turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +94,12 @@ class Model:
         self,
         prompts: Sequence[Sequence[int]],
         writing: Writing,
-        tell: Callable[[str], None] | None = None,
+        tell: Tell | None = None,
+        waits: Waits | None = None,
     ) -> list[Reply | Exception]:
         """The replies to one batch of prompts (token ids, of any lengths).
 
-        ``tell`` hears the text written so far after each token; for a batch of one.
+        ``tell`` and ``waits`` count the prompts of this batch (``rag.backend``).
         """
         import torch
         from transformers import GenerationConfig
@@ -106,9 +108,12 @@ class Model:
 
         seeds = [seed_of(writing.seed, prompt) for prompt in prompts]
         choosing = Choosing(writing.temperature, seeds)
-        watching = Watching(writing.stop, self._text, choosing, tell)
+        watching = Watching(writing.stop, self._written, choosing, tell, waits)
+        anybody = None if waits is None else lambda: any(map(waits, range(len(prompts))))
         try:
-            with self._generating, torch.inference_mode():
+            with turn(self._generating, anybody) as held, torch.inference_mode():
+                if not held:
+                    return [Cancelled("cancelled before the model was asked") for _ in prompts]
                 rows = self._model.generate(
                     **self._padded(prompts),
                     generation_config=GenerationConfig(
@@ -118,9 +123,11 @@ class Model:
                         num_beams=1,
                     ),
                     logits_processor=[choosing],
-                    stopping_criteria=[watching] if writing.stop or tell else [],
+                    stopping_criteria=[watching] if writing.stop or tell or waits else [],
                 )
         except RuntimeError as error:  # torch's: the memory, or the device
+            if error is watching.raised:
+                raise
             failed = BackendFailed(
                 f"{self._name}: {str(error).strip()}; if memory is short, lower 'batch_size' of "
                 "transformers or 'budget' of generate"
@@ -128,7 +135,12 @@ class Model:
             return [failed] * len(prompts)
         written = rows[:, choosing.start :].tolist()
         pairs = zip(written, choosing.logprobs, strict=False)
-        return [self._reply(tokens, logprobs, writing.stop) for tokens, logprobs in pairs]
+        return [
+            Cancelled("cancelled while the model wrote")
+            if at in watching.dropped
+            else self._reply(tokens, logprobs, writing.stop, partial(watching.say, at))
+            for at, (tokens, logprobs) in enumerate(pairs)
+        ]
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Ids and mask, (b, longest) int64 each: padded at the left where the model goes on there.
@@ -151,8 +163,17 @@ class Model:
             "attention_mask": torch.tensor(mask, device=device),
         }
 
+    def _written(self, tokens: list[int]) -> str:
+        """The text of a row up to its end token."""
+        ends = [at for at, token in enumerate(tokens) if token in self._ends]
+        return self._text(tokens[: ends[0]] if ends else tokens)
+
     def _reply(
-        self, tokens: list[int], logprobs: Sequence[float], stop: Sequence[str]
+        self,
+        tokens: list[int],
+        logprobs: Sequence[float],
+        stop: Sequence[str],
+        say: Callable[[str], None],
     ) -> Reply | Exception:
         """What one row wrote, up to its end token or its first stop text."""
         ends = [at for at, token in enumerate(tokens) if token in self._ends]
@@ -172,6 +193,7 @@ class Model:
             )
         if not text.strip():
             return BackendFailed("the model wrote nothing; raise max_tokens, or look at 'stop'")
+        say(text)
         return Reply(text.strip(), "stop" if ends or stops else "length", kept)
 
     def close(self) -> None:

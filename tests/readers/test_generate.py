@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from pydantic import Field, ValidationError
 
-from rag.backend import Backend, Conversation, Reply, Session
+from rag.backend import Backend, Conversation, Reply, Session, Tell, Waits
 from rag.batch import Batch
-from rag.errors import BackendFailed
+from rag.errors import BackendFailed, Cancelled, DeadlinePassed
 from rag.pipeline import Pipeline
 from rag.ranking import Ranking
 from rag.readers import Generate, Reorder
 from rag.readers.backends.llama_cpp import LlamaCpp
+from rag.run import Cancel
 from rag.stage import Columns, Context, Run, Stage, Step
 from rag.testing import MemorySnapshot, check_stage
 
@@ -230,3 +232,97 @@ def test_a_real_model_answers_with_a_citation(smollm2: LlamaCpp) -> None:
     for citation in after["citations"][0]:
         stored = WIKI.rows(WIKI.numbers([citation.id]), ["text"])["text"][0].as_py()
         assert stored[citation.start : citation.end] == citation.text
+
+
+# Piece by piece.
+
+
+class Typing(Backend, name="typing_for_tests"):
+    """Types a letter at a time, and asks before each whether anybody waits."""
+
+    text: str = "Iron [1]."
+    pause: float = 0.0
+
+    def open(self, context: Context) -> Session:
+        return TypingSession(self)
+
+
+class TypingSession:
+    def __init__(self, settings: Typing) -> None:
+        self.settings = settings
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+    def chat(
+        self,
+        conversations: Sequence[Conversation],
+        *,
+        max_tokens: int,
+        temperature: float,
+        stop: Sequence[str],
+        seed: int,
+        tell: Tell | None = None,
+        waits: Waits | None = None,
+    ) -> list[Reply | Exception]:
+        return [self.answer(at, tell, waits) for at in range(len(conversations))]
+
+    def answer(self, at: int, tell: Tell | None, waits: Waits | None) -> Reply | Exception:
+        for letter in self.settings.text:
+            if waits is not None and not waits(at):
+                return Cancelled("cancelled by the test")
+            time.sleep(self.settings.pause)
+            if tell is not None:
+                tell(at, letter)
+        return Reply(self.settings.text, "stop")
+
+
+def test_tokens_are_events_with_their_row() -> None:
+    heard: list[tuple[int, str, Any]] = []
+    batch = asked([], [0], [1], [2])
+    run = Run(listener=lambda *event: heard.append(event), rows=[3, 4, 5, 6])
+    run = run.below([1, 2, 3])  # as one stage inside another sees them
+    stage = Generate(backend=Typing(text="Hm."))
+    after = check_stage(stage, batch)
+    assert stage.open(Context())(batch.take([1, 2, 3]), run)["answer"] == after["answer"][1:]
+    assert heard == [(row, "token", letter) for row in (4, 5, 6) for letter in "Hm."]
+
+
+def test_only_what_somebody_waits_for_is_written() -> None:
+    cancel, heard = Cancel(), list[int]()
+
+    def listener(row: int, kind: str, value: Any) -> None:
+        heard.append(row)
+        if (row, len(heard)) == (1, 5):
+            cancel.row(1)
+
+    batch, stage = asked([0], [0], [0]), Generate(backend=Typing(text="Yes"))
+    run = Run(listener=listener, cancel=cancel, rows=range(3))
+    after = stage.open(Context())(batch, run)
+    assert heard == [0, 0, 0, 1, 1, 2, 2, 2]
+    assert list(run.failed) == [1] and isinstance(run.failed[1], Cancelled)
+    assert after["answer"] == ("Yes", None, "Yes")
+
+
+def test_the_time_given_ends_between_two_tokens() -> None:
+    stage = Generate(backend=Typing(text="x" * 1000, pause=0.005))
+    run = Run(deadline=time.monotonic() + 0.05)
+    stage.open(Context())(asked([0], [0]), run)
+    assert time.monotonic() - run.deadline < 3  # type: ignore[operator]
+    assert {type(error) for error in run.failed.values()} == {DeadlinePassed}
+    assert {str(error) for error in run.failed.values()} == {
+        "the time given ended before the model had answered"
+    }
+
+
+def test_a_backend_that_writes_at_one_go_is_asked_as_before() -> None:
+    heard: list[str] = []
+    run = Run(
+        listener=lambda row, kind, value: heard.append(kind),
+        cancel=Cancel(),
+        deadline=time.monotonic() + 60,
+        rows=[0],
+    )
+    stage = generate("Iron [1].")
+    assert stage.open(Context())(asked([0]), run)["answer"] == ("Iron [1].",)
+    assert heard == []

@@ -125,3 +125,51 @@ def test_wrong_options_say_what_is_right(
     for command in ("search", "ask"):
         code, _, err = rag(command, "cat", "-c", zoo, *options)
         assert code == 2 and re.search(says, " ".join(err.split())), err
+
+
+def test_ask_shows_an_answer_as_it_is_written_on_a_terminal(
+    rag: Rag, zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backend that types; what it typed is not printed again, unless the answer differs."""
+    from rag.backend import Backend, Reply
+
+    class Types(Backend, name="cli_types_for_tests"):
+        text: str
+
+        def open(self, context: Any) -> Any:
+            return TypesSession(self.text)
+
+    class TypesSession:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+        def count(self, text: str) -> int:
+            return len(text.split())
+
+        def chat(
+            self, conversations: Any, *, max_tokens: Any, temperature: Any, stop: Any, seed: Any,
+            tell: Any = None,
+        ) -> list[Reply]:  # fmt: skip
+            for letter in self.text if tell is not None else "":
+                told.append(letter)
+                tell(0, letter)
+            return [Reply(self.text.strip(), "stop")]
+
+    told = list[str]()
+    file = tmp_path / "types.yaml"
+    for text, terminal in ((" A [cat].", True), ("A [cat].", False), ("A cat [9].", True)):
+        told.clear()
+        file.write_text(
+            "kind: pipeline\nstages:\n- bm25\n- generate:\n    backend:\n"
+            f"      cli_types_for_tests: {{text: {json.dumps(text)}}}\n"
+        )
+        monkeypatch.setattr("sys.stdout.isatty", lambda terminal=terminal: terminal)
+        command = ("ask", "cat", "-c", zoo, "-p", file)
+        _, out, err = rag(*command)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+        assert (err, bool(told)) == ("", terminal)
+        assert lines[0] == text.strip()
+        assert lines.count("A [cat].") == (1 if "[cat]" in text else 0)
+        assert ("A cat." in lines) == ("[9]" in text)  # the marker names no passage
+        _, out, _ = rag(*command, "--json")
+        assert json.loads(out)["answer"].startswith("A ")

@@ -6,15 +6,22 @@ import importlib.util
 import threading
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from rag.backend import Conversation, Reply, Session
-from rag.errors import BackendFailed, InvalidInput, MissingExtra, NotFound
+from rag.batch import Batch
+from rag.errors import BackendFailed, Cancelled, InvalidInput, MissingExtra, NotFound
+from rag.pipeline import Pipeline
+from rag.ranking import Ranking
+from rag.readers import Generate
 from rag.readers.backends import gguf, llama_cpp
 from rag.readers.backends.llama_cpp import LlamaCpp
-from rag.stage import Context
+from rag.run import Cancel
+from rag.stage import Columns, Context, Stage, Step
+from rag.testing import MemorySnapshot, check_stage
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 TOWER = [
@@ -151,3 +158,109 @@ def test_settings_are_checked() -> None:
         LlamaCpp(model="m", context=0)
     with pytest.raises(ValidationError, match="model"):
         LlamaCpp(model="")
+
+
+# Piece by piece.
+
+STORY = [{"role": "user", "content": "Tell me a long story about a king."}]
+
+
+def heard(session: Session, *conversations: Conversation, n: int = 8, **more: Any) -> list[Any]:
+    """The replies, and what was told of each conversation."""
+    said: list[list[str]] = [[] for _ in conversations]
+    settings = {"max_tokens": n, "temperature": 0, "stop": (), "seed": 0, **more}
+    made = session.chat(conversations, tell=lambda i, text: said[i].append(text), **settings)  # type: ignore[call-arg]
+    return [made, said]
+
+
+def test_the_pieces_are_the_reply(session: Session) -> None:
+    made, said = heard(session, FRANCE, TOWER)
+    assert made == chat(session, FRANCE, TOWER)
+    assert ["".join(pieces).strip() for pieces in said] == [reply.text for reply in made]
+    assert all(len(pieces) > 3 for pieces in said)
+    word = made[1].text.split()[1]
+    (stopped,), (pieces,) = heard(session, TOWER, stop=(word,))
+    assert "".join(pieces).strip() == stopped.text and word not in stopped.text
+
+
+def test_a_reply_that_nobody_waits_for_ends_between_two_tokens(session: Session) -> None:
+    said = list[int]()
+    made = session.chat(  # type: ignore[call-arg]
+        [STORY, FRANCE],
+        max_tokens=300,
+        temperature=0,
+        stop=("Paris",),
+        seed=0,
+        tell=lambda i, text: said.append(i),
+        waits=lambda i: i == 1 or len(said) < 3,
+    )
+    assert isinstance(made[0], Cancelled) and said.count(0) == 3
+    assert isinstance(made[1], Reply) and said.count(1) > 0  # the slot was free again
+    gone = session.chat([STORY], max_tokens=300, temperature=0, stop=(), seed=0, waits=lambda i: 0)  # type: ignore[call-arg]
+    assert str(gone[0]) == "cancelled before the model was asked"
+
+
+def test_one_that_waits_for_its_turn_may_leave(session: Session) -> None:
+    began, leave = threading.Event(), threading.Event()
+
+    def first(i: int, text: str) -> None:
+        began.set()
+        leave.wait(20)
+
+    holder = threading.Thread(
+        target=lambda: session.chat(  # type: ignore[call-arg]
+            [STORY], max_tokens=2, temperature=0, stop=(), seed=0, tell=first
+        )
+    )
+    holder.start()
+    assert began.wait(20)
+    asked = iter([True, True, False])
+    (left,) = session.chat(  # type: ignore[call-arg]
+        [FRANCE], max_tokens=2, temperature=0, stop=(), seed=0, waits=lambda i: next(asked)
+    )
+    assert isinstance(left, Cancelled) and not leave.is_set()
+    leave.set()
+    holder.join()
+
+
+def test_what_a_listener_raises_is_raised(session: Session) -> None:
+    def tell(i: int, text: str) -> None:
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        session.chat([FRANCE], max_tokens=8, temperature=0, stop=(), seed=0, tell=tell)  # type: ignore[call-arg]
+    assert chat(session, FRANCE, n=1)
+
+
+def test_a_prompt_over_the_context_says_the_same_in_pieces(session: Session) -> None:
+    long = [{"role": "user", "content": "word " * 600}]
+    assert str(heard(session, long)[0][0]) == str(chat(session, long)[0])
+
+
+def test_a_pipeline_streams_the_tokens_of_a_model(smollm2: LlamaCpp, session: Session) -> None:
+    wiki = MemorySnapshot([{"id": "p", "title": "Tower", "text": "Gustave Eiffel built it."}])
+    ranking = Ranking.of([[(0, 1.0)]] * 2, wiki)
+    stage = Generate(backend=smollm2, max_tokens=12)
+    batch = Batch.of(["Who built the tower?", "Where is it?"]).put(documents=ranking)
+    plain = check_stage(stage, batch)
+    said: dict[int, str] = {0: "", 1: ""}
+    cancel = Cancel()
+
+    def listener(row: int, kind: str, value: Any) -> None:
+        if kind == "token":
+            said[row] += value
+            if row == 1:
+                cancel.row(1)
+
+    class Have(Stage):
+        def columns(self, have: Columns) -> Columns:
+            return have.put(documents="ranking")
+
+        def open(self, context: Context) -> Step:
+            return lambda batch, run: batch
+
+    with Pipeline([Have(), stage]) as pipeline:
+        after = pipeline.run(batch, listener=listener, cancel=cancel)
+        assert after["answer"][0] == plain["answer"][0] == said[0].strip()
+        assert after["error"][1]["kind"] == "Cancelled"
+        assert said[1] and len(said[1].split()) == 1

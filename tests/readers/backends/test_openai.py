@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rag.backend import Conversation, Reply, Session
 from rag.batch import Batch
-from rag.errors import BackendFailed, InvalidInput
+from rag.errors import BackendFailed, Cancelled, InvalidInput
 from rag.ranking import Ranking
 from rag.readers import Generate
 from rag.readers.backends import http_json
@@ -399,3 +399,216 @@ def test_a_missing_key_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("TEST_KEY", "a\nX-Header: b")
     with pytest.raises(InvalidInput, match="holds no usable key"):
         settings.open(Context())
+
+
+# Replies that come piece by piece.
+
+
+def chunk(text: str | None = None, finish: str | None = None, **more: Any) -> dict[str, Any]:
+    delta = {} if text is None else {"content": text}
+    return {"choices": [{"index": 0, "delta": delta, "finish_reason": finish, **more}]}
+
+
+def stream(handler: BaseHTTPRequestHandler, *events: Any, end: bytes = b"data: [DONE]\n\n") -> None:
+    """Send events as chunks of a body; bytes as they stand, anything else as the data of one."""
+    handler.protocol_version = "HTTP/1.1"
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    for event in [*events, end, b""]:
+        data = event if isinstance(event, bytes) else f"data: {json.dumps(event)}\n\n".encode()
+        handler.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        handler.wfile.flush()
+        if not event:
+            return
+
+
+def heard(
+    server: Faulty | OpenAI, *conversations: Conversation, **more: Any
+) -> tuple[list[Reply | Exception], list[str]]:
+    """The replies, and what was told of each conversation."""
+    settings = server if isinstance(server, OpenAI) else OpenAI(url=server.url, model="m")
+    asked = conversations or (QUESTION,)
+    said: list[str] = [""] * len(asked)
+    me = threading.get_ident()
+
+    def tell(i: int, text: str) -> None:
+        assert threading.get_ident() == me and text
+        said[i] += text
+
+    given: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "stop": (), "seed": 0}
+    session: Any = settings.open(Context())
+    return session.chat(asked, **{**given, "tell": tell, **more}), said
+
+
+def test_a_real_server_answers_in_pieces(real: OpenAI) -> None:
+    tower = [{"role": "user", "content": "Gustave Eiffel built the tower.\nWho built the tower?"}]
+    replies, said = heard(real, QUESTION, tower)
+    for reply, text, whole in zip(
+        replies, said, chat(real.open(Context()), QUESTION, tower), strict=True
+    ):
+        assert isinstance(reply, Reply) and isinstance(whole, Reply)
+        assert (reply.text, reply.finish) == (whole.text, whole.finish)
+        assert text.strip() == reply.text
+        assert reply.logprobs == pytest.approx(whole.logprobs, abs=1e-2)
+
+
+def test_a_real_server_stops_where_nobody_waits(real: OpenAI) -> None:
+    story = [{"role": "user", "content": "Tell me a long story about a king."}]
+    said = list[str]()
+    replies, _ = heard(
+        real,
+        story,
+        max_tokens=400,
+        tell=lambda i, text: said.append(text),
+        waits=lambda i: not said,
+    )
+    assert isinstance(replies[0], Cancelled) and 1 <= len(said) < 100
+    assert isinstance(chat(real.open(Context()))[0], Reply)
+
+
+def test_the_stream_is_asked_for_and_put_together(faulty: Start) -> None:
+    texts = ["Par", "is — ", "大き", "さ."]
+    said = [chunk(text, logprobs={"content": [{"logprob": -0.5}]}) for text in texts]
+
+    def script(handler: BaseHTTPRequestHandler, _: int) -> None:
+        body = b"".join(
+            f"data: {json.dumps(one, ensure_ascii=False)}\r\n\r\n".encode() for one in said
+        )
+        cut = body.index("大".encode()) + 1  # in the midst of a character
+        stream(
+            handler,
+            b": a comment\n\nevent: ping\nid: 3\n\n",
+            chunk(None),
+            body[:cut],
+            body[cut : cut + 1],
+            body[cut + 1 :],
+            chunk(finish="length"),
+            {"choices": [], "usage": {"total_tokens": 3}},
+        )
+
+    server = faulty(script)
+    ((reply,), (text,)) = heard(server)
+    assert reply == Reply("Paris — 大きさ.", "length", (-0.5,) * 4)
+    assert text == "Paris — 大きさ."
+    assert server.requests[0][2]["stream"] is True
+
+
+def test_a_server_that_does_not_stream_is_told_of_at_once(faulty: Start) -> None:
+    replies, said = heard(faulty(lambda handler, _: say(handler, 200, good())))
+    assert replies == [Reply("Paris.", "stop")] and said == ["Paris."]
+
+
+def test_before_the_first_piece_a_request_is_tried_again(faulty: Start) -> None:
+    def script(handler: BaseHTTPRequestHandler, number: int) -> None:
+        if number == 0:
+            say(handler, 503, b"loading")
+        elif number == 1:
+            stream(handler, b": nothing\n\n", end=b"")
+        else:
+            stream(handler, chunk("Paris."), chunk(finish="stop"))
+
+    server = faulty(script)
+    assert heard(server) == ([Reply("Paris.", "stop")], ["Paris."])
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("events", "end", "message"),
+    [
+        ([chunk("Par")], None, "the reply broke off (IncompleteRead); look at the server's log"),
+        ([chunk("Par")], b"", "chat/completions: the reply broke off; look at the server's log"),
+        ([chunk("Par")], b"data: [DONE]\n\n", "the reply broke off"),
+        ([chunk("Par"), {"error": {"message": "out of memory"}}], b"", "out of memory"),
+        ([chunk("Par"), b"data: {'x'}\n\n"], b"", "a piece of the reply is not JSON: \"{'x'}\""),
+        ([chunk("Par"), [1]], b"", "a piece of the reply is no JSON object but list"),
+        ([chunk(" "), chunk(finish="stop")], b"data: [DONE]\n\n", "the model wrote nothing"),
+    ],
+)
+def test_streams_that_go_wrong(
+    faulty: Start, events: list[Any], end: bytes | None, message: str
+) -> None:
+    def script(handler: BaseHTTPRequestHandler, _: int) -> None:
+        stream(handler, *events, end=b"" if end is None else end)
+
+    def cut(handler: BaseHTTPRequestHandler, _: int) -> None:
+        data = f"data: {json.dumps(events[0])}\n\n".encode()
+        say(handler, 200, data, Content_Type="text/event-stream", Content_Length="500")
+        handler.wfile.flush()
+        handler.connection.close()
+
+    server = faulty(cut if end is None else script)
+    ((failed,), (text,)) = heard(server)
+    assert isinstance(failed, BackendFailed) and message in str(failed)
+    assert text == events[0]["choices"][0]["delta"]["content"]
+    assert len(server.requests) == 1  # what was told cannot be taken back
+
+
+def test_hanging_up_ends_a_request_before_its_first_piece(faulty: Start) -> None:
+    came, gone = threading.Event(), threading.Event()
+
+    def script(handler: BaseHTTPRequestHandler, number: int) -> None:
+        if number:
+            say(handler, 200, good())
+            return
+        came.set()
+        handler.connection.settimeout(20)
+        assert handler.connection.recv(1) == b""  # the client hung up
+        gone.set()
+
+    server = faulty(script)
+    started = time.monotonic()
+    session: Any = OpenAI(url=server.url, model="m", concurrency=1, timeout=30).open(Context())
+    settings: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "stop": (), "seed": 0}
+    replies = session.chat(
+        [QUESTION, QUESTION], waits=lambda i: i == 1 or not came.is_set(), **settings
+    )
+    assert isinstance(replies[0], Cancelled) and replies[1] == Reply("Paris.", "stop")
+    assert gone.wait(20) and time.monotonic() - started < 15
+    assert "stream" not in server.requests[0][2]  # nobody listened
+
+
+def test_hanging_up_ends_the_wait_for_the_next_attempt(faulty: Start) -> None:
+    server = faulty(lambda handler, _: say(handler, 429, b"", Retry_After="50"))
+    started = time.monotonic()
+    ((failed,), _) = heard(server, waits=lambda i: not server.requests)
+    assert isinstance(failed, Cancelled) and len(server.requests) == 1
+    assert time.monotonic() - started < 20
+
+
+def test_what_a_listener_raises_hangs_up(faulty: Start) -> None:
+    gone = threading.Event()
+
+    def script(handler: BaseHTTPRequestHandler, _: int) -> None:
+        handler.connection.settimeout(20)
+        try:
+            stream(handler, chunk("a"), end=b": wait\n\n")
+            assert handler.connection.recv(1) == b""
+        finally:
+            gone.set()
+
+    def tell(i: int, text: str) -> None:
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        heard(faulty(script), tell=tell)
+    assert gone.wait(20)
+
+
+def test_a_stream_that_trickles_is_a_timeout(faulty: Start) -> None:
+    def script(handler: BaseHTTPRequestHandler, _: int) -> None:
+        def slowly() -> Iterator[Any]:
+            for _ in range(200):
+                time.sleep(0.05)
+                yield chunk("a")
+
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.end_headers()
+        for event in slowly():
+            handler.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+
+    settings = OpenAI(url=faulty(script).url, model="m", timeout=0.4)
+    ((failed,), (text,)) = heard(settings)
+    assert "no answer within 0.4 s" in str(failed) and set(text) == {"a"}

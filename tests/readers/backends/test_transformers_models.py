@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rag.backend import Reply, Session
-from rag.errors import BackendFailed, InvalidInput, NotFound
+from rag.errors import BackendFailed, Cancelled, InvalidInput, NotFound
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.readers.backends.transformers import Transformers
 from rag.stage import Context
@@ -193,6 +193,97 @@ def test_an_answer_ends_exactly_at_its_first_stop_text(kind: str, folders: dict[
             assert reply.finish == "stop"
             assert len(reply.logprobs) == len(reply.text.split())
             assert reply.logprobs == pytest.approx(full.logprobs[: len(reply.logprobs)], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 5])
+def test_the_pieces_are_the_replies(kind: str, size: int, folders: dict[str, Path]) -> None:
+    session, texts = opened(folders[kind], batch_size=size), prompts(10, seed=9)
+    whole = chat(session, texts)
+    words = max((r.text.split() for r in whole if isinstance(r, Reply)), key=lambda w: len(set(w)))
+    for stop in ((), (words[-1], f"{words[2]} {words[3]}", f"{words[0]} never")):
+        said: list[list[str]] = [[] for _ in texts]
+        found = chat(
+            session, texts, stop=stop, tell=lambda i, text, said=said: said[i].append(text)
+        )
+        assert all(map(same, found, chat(session, texts, stop=stop)))
+        for reply, pieces in zip(found, said, strict=True):
+            assert all(pieces)
+            if isinstance(reply, Reply):
+                assert "".join(pieces).strip() == reply.text
+        assert max(map(len, said)) > 3
+
+
+def test_what_may_still_change_is_held_back() -> None:
+    from rag.readers.backends.decoding import Choosing, Watching
+
+    choosing, said = Choosing(0.0, [0]), list[str]()
+    watching = Watching(
+        ("\n\n", "END"),
+        lambda row: bytes(row).decode("utf-8", "replace"),
+        choosing,
+        lambda at, text: said.append(text),
+        None,
+    )
+    text = "é大\nNE ENDE".encode()
+    ended = [watching(torch.tensor([[*text[:n]]]), None) for n in range(1, len(text) + 1)]
+    assert said == ["é", "大", "\nN", "E "]  # "E" might begin END
+    assert [bool(row[0]) for row in ended].index(True) == text.index(b"END") + 2
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_rows_that_nobody_waits_for_end_between_two_tokens(
+    kind: str, folders: dict[str, Path]
+) -> None:
+    session, texts = opened(folders[kind], batch_size=3), prompts(9, seed=9)
+    whole = chat(session, texts)
+    count = [0] * len(texts)
+
+    def tell(i: int, text: str) -> None:
+        count[i] += 1
+
+    def waits(i: int) -> bool:
+        return i not in (2, 4) or count[i] < 2
+
+    found = chat(session, texts, tell=tell, waits=waits)
+    for at, (reply, full) in enumerate(zip(found, whole, strict=True)):
+        if at in (2, 4) and isinstance(full, Reply) and len(full.text.split()) > 3:
+            assert str(reply) == "cancelled while the model wrote" and count[at] == 2
+        else:
+            assert same(reply, full)
+    assert Cancelled in map(type, found)
+    # A batch that nobody waits for any more ends at once, and frees the model.
+    steps = 0
+
+    def once(i: int) -> bool:
+        nonlocal steps
+        steps += 1
+        return steps < 5
+
+    gone = chat(session, texts, waits=once)
+    assert {str(reply) for reply in gone} == {
+        "cancelled while the model wrote",
+        "cancelled before the model was asked",
+    }
+    assert same(chat(session, texts[:1])[0], whole[0])
+
+
+def test_what_a_listener_raises_is_raised(folders: dict[str, Path]) -> None:
+    def tell(i: int, text: str) -> None:
+        raise RuntimeError("no more")
+
+    session = opened(folders["llama"])
+    with pytest.raises(RuntimeError, match="no more"):
+        chat(session, prompts(3), tell=tell)
+    assert replies(session, prompts(3))
+
+
+def test_a_job_knows_a_model_by_the_files_that_are_read(folders: dict[str, Path]) -> None:
+    folder = folders["llama"]
+    (folder / "README.md").write_text("of no account")
+    names = [path.name for path in Transformers(model=str(folder)).files()]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {*names}
+    assert "README.md" not in names
 
 
 def test_a_prompt_over_the_context_fails_alone(folders: dict[str, Path]) -> None:
