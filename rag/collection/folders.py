@@ -7,11 +7,13 @@ holds (the sha256 of its ``checksums.json``). So a manifest that names a folder 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def publish(folder: Path, parent: Path, key: str) -> str:
     """Checksum and sync what stands in ``folder`` and rename it to ``parent/<key>-<digest>``.
 
     A folder of that name that is already there is the same, since the digest is; then ``folder``
-    is removed. One that is damaged gives way.
+    is removed. One that is damaged gives way, to one job at a time.
 
     Returns:
         The name ``<key>-<digest>``.
@@ -63,15 +65,23 @@ def publish(folder: Path, parent: Path, key: str) -> str:
     (folder / CHECKSUMS).write_bytes(text)
     name = f"{key}-{_digest(text)}"
     target = parent / name
-    if target.is_dir():
-        if not any(damage(target)):
-            shutil.rmtree(folder)
-            return name
-        target.rename(folder.with_name(f"{folder.name}-damaged"))
+    if os.path.lexists(target) and not any(damage(target)):
+        shutil.rmtree(folder)
+        return name
     for path in folder.iterdir():
         sync(path)
     sync(folder)
     parent.mkdir(parents=True, exist_ok=True)
+    with _repairing(folder.parent) if os.path.lexists(target) else nullcontext():
+        # Another job may have repaired it meanwhile, and its manifest may name it by now.
+        if os.path.lexists(target) and any(damage(target)):
+            target.rename(folder.with_name(f"{folder.name}-damaged"))
+        _place(folder, target)
+    sync(parent)
+    return name
+
+
+def _place(folder: Path, target: Path) -> None:
     try:
         folder.rename(target)
     except OSError as error:
@@ -79,8 +89,14 @@ def publish(folder: Path, parent: Path, key: str) -> str:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         shutil.rmtree(folder)
-    sync(parent)
-    return name
+
+
+@contextmanager
+def _repairing(work: Path) -> Iterator[None]:
+    """Replace a damaged folder, one job at a time; ``work`` is where jobs of a collection write."""
+    with (work / "repair.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sync(path: Path) -> None:
