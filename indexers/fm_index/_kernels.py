@@ -88,32 +88,36 @@ def _symbol(alphabet: Arrays, token: Number) -> Number:
 
 
 @kernel
-def _symbol_of_rows(first: Arrays, low: Number, high: Number) -> Number:
+def _symbol_of_rows(order: Arrays, spans: Arrays, low: Number, high: Number) -> Number:
     """The symbol whose rows are exactly ``low .. high``, else -1."""
-    left, right = 0, len(first) - 1
+    left, right = 0, len(order)
     while left < right:
         middle = (left + right) >> 1
-        if first[middle] < low:
+        symbol = order[middle]
+        if symbol < 0 or symbol >= len(spans):
+            return -1
+        if spans[symbol, 1] < high:
             left = middle + 1
         else:
             right = middle
-    # Symbols all occur, but 0 does not where there are no documents.
-    return left if left < len(first) - 1 and first[left] == low and first[left + 1] == high else -1
+    if left < len(order):
+        symbol = order[left]
+        if 0 <= symbol < len(spans) and spans[symbol, 0] == low and spans[symbol, 1] == high:
+            return np.int64(symbol)
+    return -1
 
 
 @kernel
-def _successor(starts: Arrays, symbols: Arrays, before: Number, symbol: Number) -> Number:
-    """Where ``symbol`` stands among what follows ``before``, else -1."""
-    low = max(np.int64(0), starts[before])
-    end = min(np.int64(len(symbols)), starts[before + 1])
-    high = end
+def _successor(successors: Arrays, begin: Number, end: Number, symbol: Number) -> Number:
+    """Where ``symbol`` stands in ``begin .. end`` of the successors, else -1."""
+    low, high = begin, end
     while low < high:
         middle = (low + high) >> 1
-        if symbols[middle] < symbol:
+        if successors[middle] < symbol:
             low = middle + 1
         else:
             high = middle
-    return low if low < end and symbols[low] == symbol else -1
+    return low if low < end and successors[low] == symbol else -1
 
 
 @kernel
@@ -198,11 +202,10 @@ def find(
     zeros: Arrays,
     leaves: Arrays,
     alphabet: Arrays,
-    first: Arrays,
-    successor_starts: Arrays,
+    order: Arrays,
+    spans: Arrays,
     successor_symbols: Arrays,
     successor_rows: Arrays,
-    successor_counts: Arrays,
     size: Number,
     stride: Number,
     offsets: Arrays,
@@ -211,7 +214,7 @@ def find(
 ) -> Number:
     """``out[i]`` the rows of the n-gram ``tokens[offsets[i] : offsets[i + 1]]``, (0, 0) if none.
 
-    The first two tokens are looked up, in ``first`` and in the table of successors.
+    The first two tokens are looked up, in ``spans`` and in the table of successors.
     """
     pending = np.empty((GROUP, 3), np.uint64)
     owners = np.empty(GROUP, np.int64)
@@ -230,14 +233,15 @@ def find(
             if symbol == 0:
                 continue
             if length == 1:
-                low, high = first[symbol], first[symbol + 1]
+                low, high = spans[symbol, 0], spans[symbol, 1]
             else:
                 after = _symbol(alphabet, tokens[offsets[i] + 1])
-                at = _successor(successor_starts, successor_symbols, symbol, after)
+                first = max(np.int64(0), spans[symbol, 2])
+                last = min(np.int64(len(successor_rows)), spans[symbol, 3])
+                at = _successor(successor_symbols, first, last, after)
                 if after == 0 or at < 0:
                     continue
-                low = np.int64(successor_rows[at])
-                high = low + np.int64(successor_counts[at])
+                low, high = np.int64(successor_rows[at, 0]), np.int64(successor_rows[at, 1])
             if low < 0 or high > size or low > high:
                 return DAMAGED
             out[i, 0], out[i, 1] = low, high
@@ -315,11 +319,10 @@ def successors(
     zeros: Arrays,
     leaves: Arrays,
     alphabet: Arrays,
-    first: Arrays,
-    successor_starts: Arrays,
+    order: Arrays,
+    spans: Arrays,
     successor_symbols: Arrays,
     successor_rows: Arrays,
-    successor_counts: Arrays,
     size: Number,
     stride: Number,
     ranges: Arrays,
@@ -341,13 +344,11 @@ def successors(
             return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 2), np.int64)
         width = min(high - low, symbols)
         if high - low >= 16:
-            listed[i] = _symbol_of_rows(first, low, high)
+            listed[i] = _symbol_of_rows(order, spans, low, high)
         if listed[i] >= 0:
             c = listed[i]
-            begin = max(np.int64(0), successor_starts[c])
-            width = max(
-                np.int64(0), min(np.int64(len(successor_rows)), successor_starts[c + 1]) - begin
-            )
+            begin = max(np.int64(0), spans[c, 2])
+            width = max(np.int64(0), min(np.int64(len(successor_rows)), spans[c, 3]) - begin)
         else:
             room += width
         total += width
@@ -380,17 +381,16 @@ def successors(
             offsets[owner] = written
             c = listed[owner]
             if c >= 0:
-                low = max(np.int64(0), successor_starts[c])
-                high = min(np.int64(len(successor_rows)), successor_starts[c + 1])
-                for j in range(low, high):
+                first = max(np.int64(0), spans[c, 2])
+                last = min(np.int64(len(successor_rows)), spans[c, 3])
+                for j in range(first, last):
                     if successor_symbols[j] >= symbols:
                         offsets[0] = DAMAGED
                         return tokens[:0], counts[:0], found[:0]
-                    width = np.int64(successor_counts[j])
-                    row = np.int64(successor_rows[j])
+                    low, high = np.int64(successor_rows[j, 0]), np.int64(successor_rows[j, 1])
                     tokens[written] = alphabet[successor_symbols[j]]
-                    counts[written] = width
-                    found[written, 0], found[written, 1] = row, row + width
+                    counts[written] = high - low
+                    found[written, 0], found[written, 1] = low, high
                     written += 1
                 continue
             while at < stop and nodes[at + 3] == owner:
@@ -478,19 +478,26 @@ def _sift(
 
 
 @kernel
-def _bounds(bits: Arrays, alphabet: Arrays, leaf: Number, levels: Number, tree: Arrays) -> None:
+def _bounds(
+    bits: Arrays,
+    alphabet: Arrays,
+    leaf: Number,
+    levels: Number,
+    tree: Arrays,
+    tree_bits: Arrays,
+) -> None:
     """``tree[2^d + v]``: an upper bound of the scores of the symbols that begin with the d bits v.
 
     ``bits`` are the scores' bits as int32. Of floats below 0 the largest has the least bits, of
-    the others the largest: two whole-number reductions, which the compiler makes vectors of. Ids
-    between those of a leaf's symbols count too, which keeps it a bound.
+    the others the largest: two whole-number reductions, which the compiler makes vectors of; the
+    result is written to ``tree_bits``, the same memory as ``tree``. Ids between those of a leaf's symbols count too, which keeps it a bound.
     """
     groups = 1 << (levels - leaf)
     symbols = len(alphabet)
     for group in range(groups):
         begin = max(1, group << leaf)
         end = min(symbols, (group + 1) << leaf)
-        bound = np.float32(-np.inf)
+        tree[groups + group] = -np.inf
         if begin < end:
             high = np.int32(-(2**31))
             low = np.int32(2**31 - 1)
@@ -498,11 +505,9 @@ def _bounds(bits: Arrays, alphabet: Arrays, leaf: Number, levels: Number, tree: 
             for i in range(len(part)):
                 high = max(high, part[i])
                 low = min(low, part[i])
-            chosen = np.array([high if high >= 0 else low], np.int32)
-            bound = chosen.view(np.float32)[0]
-            if np.isnan(bound):
-                bound = np.float32(np.inf)
-        tree[groups + group] = bound
+            tree_bits[groups + group] = high if high >= 0 else low
+            if np.isnan(tree[groups + group]):
+                tree[groups + group] = np.inf
     for node in range(groups - 1, 0, -1):
         tree[node] = max(tree[2 * node], tree[2 * node + 1])
 
@@ -678,11 +683,10 @@ def top_k(
     zeros: Arrays,
     leaves: Arrays,
     alphabet: Arrays,
-    first: Arrays,
-    successor_starts: Arrays,
+    order: Arrays,
+    spans: Arrays,
     successor_symbols: Arrays,
     successor_rows: Arrays,
-    successor_counts: Arrays,
     size: Number,
     stride: Number,
     ranges: Arrays,
@@ -705,7 +709,8 @@ def top_k(
     chosen = np.empty((k + 1, 3), np.int64)
     leaf = min(TREE_BITS, levels)
     groups = 1 << (levels - leaf)
-    tree, keys = np.empty(0, np.float32), np.empty(0, np.float32)
+    tree_bits, keys = np.empty(0, np.int32), np.empty(0, np.float32)
+    tree = tree_bits.view(np.float32)
     heap, few = np.empty((0, 4), np.int64), np.empty(0, np.uint32)
     room = 1
     for i in range(count):
@@ -717,11 +722,11 @@ def top_k(
             room += min(width, symbols)
             continue
         used = 0
-        c = _symbol_of_rows(first, low, high)
+        c = _symbol_of_rows(order, spans, low, high)
         begin = end = 0
         if c >= 0:
-            begin = max(np.int64(0), successor_starts[c])
-            end = min(np.int64(len(successor_rows)), successor_starts[c + 1])
+            begin = max(np.int64(0), spans[c, 2])
+            end = min(np.int64(len(successor_rows)), spans[c, 3])
         if c >= 0 and end - begin <= LISTED:
             for j in range(begin, end):
                 symbol = successor_symbols[j]
@@ -729,7 +734,6 @@ def top_k(
                     return DAMAGED
                 score = log_probs[i, alphabet[symbol]]
                 if score > -np.inf and (used < k or score > scores[0]):
-                    row = np.int64(successor_rows[j])
                     used = _offer(
                         scores,
                         chosen,
@@ -737,15 +741,16 @@ def top_k(
                         k,
                         score,
                         symbol,
-                        row,
-                        row + np.int64(successor_counts[j]),
+                        successor_rows[j, 0],
+                        successor_rows[j, 1],
                     )
         elif k:
             if len(tree) == 0:
-                tree, keys = np.empty(2 * groups, np.float32), np.empty(groups + 2, np.float32)
+                tree_bits = np.empty(2 * groups, np.int32)
+                tree, keys = tree_bits.view(np.float32), np.empty(groups + 2, np.float32)
                 heap = np.empty((groups + 2, 4), np.int64)
                 few = np.empty(8 * ((1 << leaf) + 1), np.uint32)
-            _bounds(bits[i], alphabet, leaf, levels, tree)
+            _bounds(bits[i], alphabet, leaf, levels, tree, tree_bits)
             used = _search(
                 words,
                 zeros,

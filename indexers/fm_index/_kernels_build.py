@@ -87,29 +87,40 @@ def fill_text(
 
 
 @kernel
-def reversed_bytes(text: Arrays, width: Number, out: Arrays) -> None:
-    """The symbols from last to first, each as ``width`` bytes, the highest first."""
+def write_codes(text: Arrays, codes: Arrays, widths: Arrays, out: Arrays, starts: Arrays) -> None:
+    """The codes of the symbols from last to first, each of its width, the highest byte first.
+
+    ``starts`` has a pair of uint32 for 32 bytes of ``out``: the codes that begin before them, and
+    a bit for each byte that begins a code.
+    """
     at = 0
     for i in range(len(text) - 1, -1, -1):
-        symbol = np.int64(text[i])
+        symbol = text[i]
+        code, width = np.int64(codes[symbol]), np.int64(widths[symbol])
+        starts[at >> 5, 1] |= np.uint32(1 << (at & 31))
         for b in range(width):
-            out[at + b] = (symbol >> (8 * (width - 1 - b))) & 255
+            out[at + b] = (code >> (8 * (width - 1 - b))) & 255
         at += width
+    total = 0
+    for i in range(len(starts)):
+        starts[i, 0] = total
+        total += _ones(np.uint64(starts[i, 1]))
 
 
 @kernel
-def keep_symbols(suffixes: Arrays, width: Number, size: Number) -> Number:
-    """Of the sorted suffixes of ``reversed_bytes`` keep those at a symbol; how many there are.
+def keep_symbols(suffixes: Arrays, starts: Arrays, size: Number) -> Number:
+    """Of the sorted suffixes of ``write_codes`` keep those at a code; how many there are.
 
     They move to the front, as the text's position of their first symbol.
     """
     kept = 0
     for i in range(len(suffixes)):
         at = np.int64(suffixes[i])
-        symbol = at // width
-        if symbol * width == at:
-            suffixes[kept] = size - 1 - symbol
-            kept += 1
+        word = np.uint64(starts[at >> 5, 1])
+        bit = np.uint64(at & 31)
+        before = np.int64(starts[at >> 5, 0]) + _ones(word & ((ONE << bit) - ONE))
+        suffixes[kept] = size - 1 - before  # no branch: what is not kept is written over
+        kept += np.int64((word >> bit) & ONE)
     return kept
 
 
@@ -124,21 +135,21 @@ def next_symbols(text: Arrays, positions: Arrays, out: Arrays) -> None:
 
 @kernel
 def fill_successors(
-    bwt: Arrays, first: Arrays, starts: Arrays, symbols: Arrays, rows: Arrays, counts: Arrays
+    bwt: Arrays, order: Arrays, spans: Arrays, symbols: Arrays, rows: Arrays
 ) -> Number:
-    """The table of what follows one symbol, ascending by symbol; returns its length.
+    """The table of what follows one symbol, and where each symbol's part is; its length.
 
-    A pass over ``bwt`` in the order of rows: those of symbol c are ``first[c] .. first[c + 1]``,
-    and the rows of "c v" begin at ``first[v]`` + how often v stood in ``bwt`` before them.
+    A pass over ``bwt`` in the order of rows: the rows of "c v" begin at the first of v + how often
+    v stood in ``bwt`` before the rows of c.
     """
-    size = len(first) - 1
+    size = len(order)
     seen = np.zeros(size, np.int64)
     inside = np.zeros(size, np.int64)
     filled = 0
-    for c in range(size):
-        starts[c] = filled
+    for rank in range(size):
+        c = order[rank]
         begin = filled
-        for row in range(first[c], first[c + 1]):
+        for row in range(spans[c, 0], spans[c, 1]):
             v = bwt[row]
             if v == 0:
                 continue
@@ -157,11 +168,11 @@ def fill_successors(
             symbols[begin:filled].sort()
         for at in range(begin, filled):
             v = symbols[at]
-            rows[at] = first[v] + seen[v]
-            counts[at] = inside[v]
+            row = spans[v, 0] + seen[v]
+            rows[at, 0], rows[at, 1] = row, row + inside[v]
             seen[v] += inside[v]
             inside[v] = 0
-    starts[size] = filled
+        spans[c, 2], spans[c, 3] = begin, filled
     return filled
 
 

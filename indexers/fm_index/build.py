@@ -46,18 +46,22 @@ def build(
     document = np.clip(np.searchsorted(starts, at, "right") - 1, 0, max(len(lengths) - 1, 0))
     files.write(folder, "directory", document.astype(np.uint32))
 
-    positions = _suffixes(text, len(alphabet))
+    order = np.zeros(len(alphabet), np.int32)  # 0 first, then by falling count
+    order[1:] = np.argsort(-counts[1:], kind="stable") + 1
+    spans = np.zeros((len(alphabet), 4), np.int64)
+    spans[order, 1] = np.cumsum(counts[order])
+    spans[:, 0] = spans[:, 1] - counts
+    files.write(folder, "order", order)
+    positions = _suffixes(text, order, counts)
     samples = _write_positions(folder, positions, text, locate)
     bwt = np.empty_like(text)
     from rag.indexers.fm_index import _kernels_build
 
     _kernels_build.next_symbols(text, positions, bwt)
     del positions, text
-    first = np.zeros(len(alphabet) + 1, np.int64)
-    np.cumsum(counts, out=first[1:])
-    files.write(folder, "first", first)
-    successors = _write_successors(folder, bwt, first)
-    _write_matrix(folder, bwt, counts, first)
+    successors = _write_successors(folder, bwt, order, spans)
+    files.write(folder, "spans", spans)
+    _write_matrix(folder, bwt, counts, spans)
     tokens = int(lengths.sum())
     files.finish(folder, files.Shape(tokens, len(lengths), len(alphabet), successors, samples))
 
@@ -144,11 +148,13 @@ def _text(
     return alphabet, text, counts
 
 
-def _suffixes(text: NDArray[Any], symbols: int) -> NDArray[np.int32]:
+def _suffixes(
+    text: NDArray[Any], order: NDArray[np.int32], counts: NDArray[np.int64]
+) -> NDArray[np.int32]:
     """The positions of the ``text`` sorted by what is read from them to the left.
 
-    divsufsort sorts bytes; with symbols as bytes, highest first, its order at the symbols' first
-    bytes is that of the symbols.
+    divsufsort sorts bytes. No code begins another, so its order at the first bytes of codes is an
+    order of symbols, frequent ones first.
     """
     import pydivsufsort
 
@@ -156,13 +162,55 @@ def _suffixes(text: NDArray[Any], symbols: int) -> NDArray[np.int32]:
 
     if not len(text):
         return np.empty(0, np.int32)
-    width = max(1, ((symbols - 1).bit_length() + 7) // 8)
-    data = np.empty(len(text) * width, np.uint8)
-    _kernels_build.reversed_bytes(text, width, data)
+    codes, widths = code(order, counts)
+    size = int((counts * widths).sum())
+    data = np.empty(size, np.uint8)
+    starts = np.zeros((size // 32 + 1, 2), np.uint32)
+    _kernels_build.write_codes(text, codes, widths, data, starts)
     found = pydivsufsort.divsufsort(data)
     del data
-    kept = _kernels_build.keep_symbols(found, width, len(text))
+    kept = _kernels_build.keep_symbols(found, starts, len(text))
     return found[:kept]  # type: ignore[no-any-return]
+
+
+def code(
+    order: NDArray[np.int32], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+    """A code of one to four bytes for each symbol: the code, and how many bytes it has.
+
+    Of the 256 first bytes, 0 is the code of symbol 0, a are codes of one byte, b, c and d begin
+    codes of two, three and four. The split makes the text shortest; symbols take codes in
+    ``order``, so that ascending codes are symbols of falling count.
+    """
+    tokens = len(order) - 1
+    after = np.zeros(tokens + 2, np.int64)  # after[i]: occurrences of those from the i-th on
+    after[:tokens] = np.cumsum(counts[order[:0:-1]])[::-1]
+    b, c = (grid.ravel() for grid in np.mgrid[:256, :256])
+    short = tokens - (255 - b - c) - 256 * b - 65_536 * c
+    d = np.maximum(0, -(-short // (2**24 - 1)))
+    a = 255 - b - c - d
+    ends = np.minimum(np.cumsum(np.stack((a, 256 * b, 65_536 * c)), axis=0), tokens + 1)
+    size = np.where(a >= 0, after[np.maximum(ends, 0)].sum(axis=0), np.iinfo(np.int64).max)
+    best = int(np.argmin(size))
+    one, two, three = (int(end) for end in ends[:, best])
+
+    index = np.arange(tokens, dtype=np.int64)
+    first_two = 1 + int(a[best])
+    first_three = first_two + int(b[best])
+    first_four = first_three + int(c[best])
+    rank_codes = np.select(
+        [index < one, index < two, index < three],
+        [
+            1 + index,
+            (first_two << 8) + index - one,
+            (first_three << 16) + index - two,
+        ],
+        (first_four << 24) + index - three,
+    )
+    codes, widths = np.zeros(len(order), np.uint32), np.ones(len(order), np.uint8)
+    codes[order[1:]] = rank_codes
+    widths[order[1:]] = 1 + (index >= one) + (index >= two) + (index >= three)
+    return codes, widths
 
 
 def _write_positions(
@@ -185,23 +233,22 @@ def _write_positions(
     return len(samples)
 
 
-def _write_successors(folder: Path, bwt: NDArray[Any], first: NDArray[np.int64]) -> int:
-    """Write the table of what follows one symbol; its length."""
+def _write_successors(
+    folder: Path, bwt: NDArray[Any], order: NDArray[np.int32], spans: NDArray[np.int64]
+) -> int:
+    """Write the table of what follows one symbol, and note in ``spans`` where; its length."""
     from rag.indexers.fm_index import _kernels_build
 
-    starts = np.zeros(len(first), np.int64)
     symbols = np.empty_like(bwt)  # room for the worst case; what is not written takes no memory
-    rows, counts = np.empty(len(bwt), np.uint32), np.empty(len(bwt), np.uint32)
-    size = _kernels_build.fill_successors(bwt, first, starts, symbols, rows, counts)
-    files.write(folder, "successor_starts", starts)
-    files.write(folder, "successor_symbols", symbols[:size])
+    rows = np.empty((len(bwt), 2), np.uint32)
+    size = _kernels_build.fill_successors(bwt, order, spans, symbols, rows)
+    files.write(folder, "successors", symbols[:size])
     files.write(folder, "successor_rows", rows[:size])
-    files.write(folder, "successor_counts", counts[:size])
     return int(size)
 
 
 def _write_matrix(
-    folder: Path, bwt: NDArray[Any], counts: NDArray[np.int64], first: NDArray[np.int64]
+    folder: Path, bwt: NDArray[Any], counts: NDArray[np.int64], spans: NDArray[np.int64]
 ) -> None:
     """Write the wavelet matrix of ``bwt``, which is used up."""
     from rag.indexers.fm_index import _kernels_build
@@ -220,5 +267,5 @@ def _write_matrix(
     matrix = np.zeros(8 * (levels * (len(bwt) // files.BLOCK + 1) + 1), np.uint64)
     _kernels_build.fill_matrix(bwt, np.empty_like(bwt), levels, zeros, matrix)
     files.write(folder, "zeros", zeros)
-    files.write(folder, "leaves", first[:-1] - leaves)
+    files.write(folder, "leaves", spans[:, 0] - leaves)
     files.write(folder, "matrix", matrix)

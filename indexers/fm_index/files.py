@@ -8,21 +8,21 @@ L the bits of s - 1:
     text               (n,)     symbols
     starts             (d + 1,) uint32 the position of each document's 0; then n
     directory          (n/128,) uint32 the document at each 128th position; then the last document
-    first              (s + 1,) int64  where the rows of each symbol begin
-    leaves             (s,)     int64  first - where the symbol's part of the last level begins
+    order              (s,)     int32  the symbols in the order of their rows
+    spans              (s, 4)   int64  the rows low .. high of a symbol, and begin .. end: below
+    leaves             (s,)     int64  low - where the symbol's part of the last level begins
     zeros              (L,)     int64  how many bits of each level are 0
     matrix             (8b,)    uint64 the levels, b blocks of 448 bits in all; then 64 bytes of 0
-    successor_starts   (s + 1,) int64  where what follows each symbol lies in the next three
-    successor_symbols  (m,)     symbols, ascending
-    successor_rows     (m,)     uint32 where the rows of the two symbols begin
-    successor_counts   (m,)     uint32 how many they are
+    successors         (m,)     symbols; from begin to end those that follow a symbol, ascending
+    successor_rows     (m, 2)   uint32 the rows low .. high of the two symbols
     positions          (n,)     uint32 the position of each row
     marks, samples              instead of positions: see ``_kernels_build.fill_samples``
 
 *Rows* are the positions sorted by the text read from them to the left. The occurrences of an n-gram
 are thus one range of rows, and the matrix (a wavelet matrix: Claude, Navarro, Ordóñez 2015) holds
-the symbol to the right of each, so that an n-gram grows to the right. Symbols take two bytes where
-s <= 65,536, else four. A document's start is the n-gram "0", and no other n-gram holds a 0.
+the symbol to the right of each, so that an n-gram grows to the right. Sorting compares frequent
+symbols as smaller, see ``code``. Symbols take two bytes where s <= 65,536, else four. A document's
+start is the n-gram "0", and no other n-gram holds a 0.
 """
 
 from __future__ import annotations
@@ -65,28 +65,28 @@ class Shape(NamedTuple):
         """Levels of the matrix."""
         return (self.symbols - 1).bit_length()
 
-    def arrays(self) -> dict[str, tuple[str, int]]:
-        """The type and the length of each array."""
+    def arrays(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """The type and the shape of each array."""
         rows, symbols = self.rows, self.symbols
         kind = "<u2" if symbols <= 65_536 else "<u4"
         blocks = rows // BLOCK + 1
         all_of = {
-            "alphabet": ("<i4", symbols),
-            "text": (kind, rows),
-            "starts": ("<u4", self.documents + 1),
-            "directory": ("<u4", rows // DIRECTORY + 2),
-            "first": ("<i8", symbols + 1),
-            "leaves": ("<i8", symbols),
-            "zeros": ("<i8", self.levels),
-            "matrix": ("<u8", 8 * (self.levels * blocks + 1)),
-            "successor_starts": ("<i8", symbols + 1),
-            "successor_symbols": (kind, self.successors),
-            "successor_rows": ("<u4", self.successors),
-            "successor_counts": ("<u4", self.successors),
+            "alphabet": ("<i4", (symbols,)),
+            "text": (kind, (rows,)),
+            "starts": ("<u4", (self.documents + 1,)),
+            "directory": ("<u4", (rows // DIRECTORY + 2,)),
+            "order": ("<i4", (symbols,)),
+            "spans": ("<i8", (symbols, 4)),
+            "leaves": ("<i8", (symbols,)),
+            "zeros": ("<i8", (self.levels,)),
+            "matrix": ("<u8", (8 * (self.levels * blocks + 1),)),
+            "successors": (kind, (self.successors,)),
+            "successor_rows": ("<u4", (self.successors, 2)),
         }
         if self.samples:
-            return all_of | {"marks": ("<u8", 8 * (blocks + 1)), "samples": ("<u4", self.samples)}
-        return all_of | {"positions": ("<u4", rows)}
+            marks = 8 * (blocks + 1)
+            return all_of | {"marks": ("<u8", (marks,)), "samples": ("<u4", (self.samples,))}
+        return all_of | {"positions": ("<u4", (rows,))}
 
 
 def write(folder: Path, name: str, array: NDArray[Any]) -> None:
@@ -116,16 +116,11 @@ def read(folder: Path) -> tuple[Shape, dict[str, NDArray[Any]]]:
     """
     shape, sizes = _said(folder)
     arrays = {}
-    for name, (kind, length) in shape.arrays().items():
+    for name, (kind, of) in shape.arrays().items():
         path = folder / f"{name}.npy"
-        arrays[name] = _mapped(path, sizes.get(path.name), np.dtype(kind), length)
-    for name, at, expected in (
-        ("starts", -1, shape.rows),
-        ("first", -1, shape.rows),
-        ("successor_starts", -1, shape.successors),
-    ):
-        if (found := int(arrays[name][at])) != expected:
-            raise _damaged(folder / f"{name}.npy", f"it ends with {found:,}, not {expected:,}")
+        arrays[name] = _mapped(path, sizes.get(path.name), np.dtype(kind), of)
+    if (end := int(arrays["starts"][-1])) != shape.rows:
+        raise _damaged(folder / "starts.npy", f"it ends with {end:,}, not {shape.rows:,}")
     return shape, arrays
 
 
@@ -153,7 +148,7 @@ def _said(folder: Path) -> tuple[Shape, Mapping[str, Any]]:
     return Shape(**numbers), sizes  # type: ignore[arg-type]
 
 
-def _mapped(path: Path, said: Any, kind: np.dtype[Any], length: int) -> NDArray[Any]:
+def _mapped(path: Path, said: Any, kind: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     try:
         found = path.stat().st_size
     except FileNotFoundError:
@@ -161,17 +156,17 @@ def _mapped(path: Path, said: Any, kind: np.dtype[Any], length: int) -> NDArray[
     if found != said:
         raise _damaged(path, f"it has {found:,} bytes, {NAME} says {said!r}")
     try:
-        if length:
+        if all(shape):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         else:  # a map cannot be empty
             array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, SyntaxError) as error:
         raise _damaged(path, f"its header cannot be read: {error}") from None
-    if array.dtype != kind or array.shape != (length,):
+    if array.dtype != kind or array.shape != shape:
         raise _damaged(
-            path, f"it holds {array.dtype} {array.shape}, and {kind} ({length},) was expected"
+            path, f"it holds {array.dtype} {array.shape}, and {kind} {shape} was expected"
         )
-    plain = array.view(np.ndarray)
+    plain: NDArray[Any] = array.view(np.ndarray)
     plain.flags.writeable = False
     return plain
 

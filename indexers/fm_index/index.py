@@ -76,11 +76,10 @@ class FMIndex:
         self._all = (
             *self._matrix,
             self._alphabet,
-            arrays["first"],
-            arrays["successor_starts"],
-            arrays["successor_symbols"],
+            arrays["order"],
+            arrays["spans"],
+            arrays["successors"],
             arrays["successor_rows"],
-            arrays["successor_counts"],
             shape.rows,
             stride,
         )
@@ -203,11 +202,8 @@ class FMIndex:
 
     def _root_tokens(self) -> NextTokens:
         if self._root is None:
-            first = self._all[4]
-            tokens = self._alphabet[1:].astype(np.int64)
-            root = NextTokens(
-                tokens, np.diff(first)[1:], np.stack((first[1:-1], first[2:]), axis=1)
-            )
+            rows = self._all[5][1:, :2].copy()
+            root = NextTokens(self._alphabet[1:].astype(np.int64), rows[:, 1] - rows[:, 0], rows)
             for made in root:
                 made.flags.writeable = False
             self._root = root
