@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -29,22 +29,21 @@ if TYPE_CHECKING:
 _SIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
-class _Flow(Stage):
-    """What the stages that hold stages have in common."""
-
-    of: None = Field(None, description="Not used: the stages inside say what they read.")
-    into: None = Field(None, description="Not used: the stages inside say what they write.")
-    collection: str | None = Field(
-        None, description="The collection of the stages inside; default: the pipeline's."
-    )
-
-    @classmethod
-    def nests(cls, settings: Mapping[str, Any]) -> list[str]:
-        """The key ``stages``."""
-        return [key for key in ("stages",) if key in settings]
+Nothing = Annotated[None, Field(description="Not used: the stages inside say what they read.")]
+NothingWritten = Annotated[
+    None, Field(description="Not used: the stages inside say what they write.")
+]
+Searched = Annotated[
+    str | None, Field(description="The collection of the stages inside; default: the pipeline's.")
+]
 
 
-class Branch(_Flow, name="branch"):
+def _nested(settings: Mapping[str, Any]) -> list[str]:
+    """The key ``stages``, where it is there."""
+    return [key for key in ("stages",) if key in settings]
+
+
+class Branch(Stage, name="branch"):
     """Run several lists of stages, each from the same batch.
 
     Each key is a side with its stages: ``branch: {small: [...], large: [...]}``. A column that a
@@ -53,6 +52,9 @@ class Branch(_Flow, name="branch"):
     the sides after it.
     """
 
+    of: Nothing = None
+    into: NothingWritten = None
+    collection: Searched = None
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, StageList]
 
@@ -115,17 +117,25 @@ class Branch(_Flow, name="branch"):
         return BranchStep(self.label, chains)
 
 
-class Unless(_Flow, name="unless"):
+class Unless(Stage, name="unless"):
     """Spare the rows for which a condition holds the stages inside.
 
     A column that only those stages write is null in the rows that skip them.
     """
 
+    of: Nothing = None
+    into: NothingWritten = None
+    collection: Searched = None
     when: Where = Field(
         description="Rows for which it holds skip: {confidence: {gte: 0.8}} over columns, as in "
         "where; {answered: true} is an answer that is neither null nor empty."
     )
     stages: StageList = Field(description="The stages that the other rows run through.")
+
+    @classmethod
+    def nests(cls, settings: Mapping[str, Any]) -> list[str]:
+        """The key ``stages``."""
+        return _nested(settings)
 
     def columns(self, have: Columns) -> Columns:
         """Needs the columns of the condition; adds those of the stages inside."""
@@ -140,7 +150,7 @@ class Unless(_Flow, name="unless"):
         )
 
 
-class Repeat(_Flow, name="repeat"):
+class Repeat(Stage, name="repeat"):
     """Run the stages inside several times; a row leaves as soon as ``until`` holds for it.
 
     ``keep`` names rankings that are united over the rounds: after each round the column holds the
@@ -150,6 +160,9 @@ class Repeat(_Flow, name="repeat"):
     changed, before they are united, with a ranking as the ids of its passages.
     """
 
+    of: Nothing = None
+    into: NothingWritten = None
+    collection: Searched = None
     times: int = Field(ge=1, description="The most rounds.")
     until: Where | None = Field(
         None, description="Rows for which it holds after a round are done; as unless has it."
@@ -159,6 +172,11 @@ class Repeat(_Flow, name="repeat"):
         None, description="The column that the rounds are written to.", min_length=1
     )
     stages: StageList = Field(description="The stages of a round.")
+
+    @classmethod
+    def nests(cls, settings: Mapping[str, Any]) -> list[str]:
+        """The key ``stages``."""
+        return _nested(settings)
 
     def columns(self, have: Columns) -> Columns:
         """Adds the columns of the stages inside, and ``trace``."""
@@ -182,14 +200,22 @@ class Repeat(_Flow, name="repeat"):
         return RepeatStep(Chain.open(self.stages, context.within(self.collection)), self)
 
 
-class SubPipeline(_Flow, name="pipeline"):
+class SubPipeline(Stage, name="pipeline"):
     """Run the stages of another pipeline: ``pipeline: other.yaml``, or a shipped one by name.
 
     Its stages search its own collection, or where it names none that of the pipeline around it,
     whose ``on_error`` holds for all.
     """
 
+    of: Nothing = None
+    into: NothingWritten = None
+    collection: Searched = None
     stages: StageList = Field(description="The stages of the other pipeline.")
+
+    @classmethod
+    def nests(cls, settings: Mapping[str, Any]) -> list[str]:
+        """The key ``stages``."""
+        return _nested(settings)
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,9 @@ defined in the running program (a notebook) is known by the name it gives itself
 from __future__ import annotations
 
 import difflib
+import os
+import sys
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
@@ -104,6 +107,20 @@ def unknown(group: Group, name: str) -> str:
 
 
 def _plugins(group: Group) -> dict[str, list[EntryPoint]]:
+    """The entry points of a group by name, looked up anew when what is installed has changed."""
+    return _installed(group, tuple((place, _changed(place)) for place in sys.path))
+
+
+def _changed(place: str) -> int:
+    """When something was last put into a folder; 0 for one that is not there."""
+    try:
+        return os.stat(place or ".").st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=8)
+def _installed(group: Group, places: object) -> dict[str, list[EntryPoint]]:
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=f"rag.{group}"):
         found.setdefault(point.name, []).append(point)

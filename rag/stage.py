@@ -43,7 +43,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rag.errors import InvalidInput, MissingColumn, RagError
 from rag.named import Named
@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from rag.collection import Snapshot
 
 __all__ = ["Columns", "Context", "Run", "Stage", "Step", "reason"]
+
+
+KEPT = frozenset({"id", "question"})
+"""The columns that no stage may write."""
 
 
 class Step(Protocol):
@@ -78,6 +82,13 @@ class Stage(Named):
     collection: str | None = Field(
         None, description="A collection of its own; default: the pipeline's."
     )
+
+    @field_validator("into", check_fields=False)
+    @classmethod
+    def _may_be_written(cls, into: str | None) -> str | None:
+        if into in KEPT:
+            raise InvalidInput(f"the column {into!r} is never overwritten; write another one")
+        return into
 
     @classmethod
     def nests(cls, settings: Mapping[str, Any]) -> list[str]:
@@ -128,7 +139,16 @@ class Columns:
         return self
 
     def put(self, **types: str) -> Columns:
-        """With these columns written by the stage at hand."""
+        """With these columns written by the stage at hand.
+
+        Raises:
+            InvalidInput: one is ``id`` or ``question``.
+        """
+        for name in KEPT & types.keys():
+            raise InvalidInput(
+                f"stage {self.stage!r} writes column {name!r}, which is never overwritten; "
+                "write another one"
+            )
         return replace(
             self,
             types={**self.types, **types},

@@ -38,13 +38,6 @@ class Rewrite(Stage, name="rewrite"):
             )
         return template
 
-    @field_validator("into")
-    @classmethod
-    def _may_be_written(cls, into: str) -> str:
-        if into in ("id", "question"):
-            raise InvalidInput(f"the column {into!r} is never overwritten; write into 'query'")
-        return into
-
     def columns(self, have: Columns) -> Columns:
         """Needs the columns that the template names, as texts; writes a text or the query."""
         names = Template(self.template).names

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from rag import Stage, registry
+from rag import Columns, Pipeline, Stage, registry
 from rag.errors import InvalidInput
 
 
@@ -123,6 +126,58 @@ def test_a_plugin_is_loaded_when_it_is_named(site: Path) -> None:
     assert (found.__module__, found.kind) == ("plugin_one", "made_test")
     assert registry.find("stages", "made_test") is found
     assert "plugin_two" not in sys.modules
+
+
+def test_plugins_are_looked_up_once_until_something_is_installed(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4,000 unknown names in one file took 40 seconds."""
+    asked = list[str]()
+    look = registry.entry_points
+
+    def counted(**given: str) -> Any:
+        asked.append(given["group"])
+        return look(**given)
+
+    monkeypatch.setattr(registry, "entry_points", counted)
+    registry._installed.cache_clear()
+    for number in range(100):
+        with pytest.raises(InvalidInput, match="unknown stage"):
+            registry.find("stages", f"absent_{number}")
+    assert asked == ["rag.stages"]
+    install(site, "late", PLUGIN, "late_test")
+    assert "late_test" in registry.names("stages")
+
+
+@pytest.mark.parametrize("name", sorted(registry.BUILT_IN["stages"]))
+def test_no_stage_may_write_the_question(name: str) -> None:
+    cls = registry.find("stages", name)
+    for column in ("question", "id"):
+        with pytest.raises(ValidationError) as caught:
+            cls.model_validate({"into": column})
+        (error,) = (error for error in caught.value.errors() if error["loc"] == ("into",))
+        expected = "never overwritten" if cls.model_fields["into"].default else "None|never"
+        assert re.search(expected, error["msg"])
+
+
+def test_a_stage_of_ones_own_that_writes_the_question_is_refused_at_load() -> None:
+    class Mine(Stage):
+        def columns(self, have: Columns) -> Columns:
+            return have.put(question="str")
+
+    with pytest.raises(InvalidInput, match="'Mine' writes column 'question', which is never"):
+        Pipeline([Mine(name="Mine")])
+
+
+@pytest.mark.parametrize("group", sorted(registry.BUILT_IN))
+def test_what_is_built_in_inherits_from_one_class_of_ours(group: Any) -> None:
+    for name in registry.BUILT_IN[group]:
+        ours = [base for base in registry.find(group, name).__mro__ if "rag." in base.__module__]
+        assert [base.__name__ for base in ours[1:] if base.__name__ != "Named"] in (
+            [],
+            ["Stage"],
+            ["Backend"],
+        )
 
 
 def test_a_plugin_may_bring_index_types(site: Path) -> None:
