@@ -1,16 +1,13 @@
-"""What the tests of hostile and broken input share: the real command line, in this process."""
+"""What the tests of hostile and broken input share."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-Rag = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,24 +19,6 @@ def no_sync() -> Iterator[None]:
         patch.setattr(folders, "sync", lambda path: None)
         patch.setattr(manifest, "sync", lambda path: None)
         yield
-
-
-@pytest.fixture
-def rag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Rag:
-    """The command line: its exit code and what it printed, never a traceback or a "defect"."""
-    from rag.cli import main
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rag", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        assert "defect" not in err
-        code = stopped.value.code
-        return (code if isinstance(code, int) else 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="session")

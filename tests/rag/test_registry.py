@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -133,7 +134,7 @@ def test_plugins_are_looked_up_once_until_something_is_installed(
 ) -> None:
     """4,000 unknown names in one file took 40 seconds."""
     asked = list[str]()
-    look = registry.entry_points
+    look = importlib.metadata.entry_points
 
     def counted(**given: str) -> Any:
         asked.append(given["group"])

@@ -11,26 +11,10 @@ from typing import Any
 
 import pytest
 
-from rag.cli import main
-
 ROOT = Path(__file__).parents[3]
 XQUAD = ROOT / "examples" / "xquad-en"
 
 Rag = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def rag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Rag:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rag", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        code = stopped.value.code
-        return (code if isinstance(code, int) else 0), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

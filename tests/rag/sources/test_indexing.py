@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from rag import Collection
-from rag.cli import main
 
-Rag = Callable[..., tuple[int, str]]
+Rag = Callable[..., tuple[int, str, str]]
 
 FILES = {
     "msmarco": ("c.tsv", "7\tMarie Curie found radium.\n8\tother\n", "7"),
@@ -30,19 +28,6 @@ FILES = {
 }
 
 
-@pytest.fixture
-def rag(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Rag:
-    def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["rag", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return (stopped.value.code if isinstance(stopped.value.code, int) else 0), out + err
-
-    return run
-
-
 @pytest.mark.parametrize("kind", list(FILES))
 def test_an_index_file_names_the_type(rag: Rag, tmp_path: Path, kind: str) -> None:
     name, data, wanted = FILES[kind]
@@ -55,7 +40,7 @@ def test_an_index_file_names_the_type(rag: Rag, tmp_path: Path, kind: str) -> No
     assert rag("index", tmp_path / "i.yaml", "--out", tmp_path / "c")[0] == 0
     hits = Collection.open(tmp_path / "c").search("radium")
     assert [hit.id for hit in hits] == [wanted]
-    code, out = rag("index", tmp_path / "i.yaml", "--out", tmp_path / "c")
+    code, out, _ = rag("index", tmp_path / "i.yaml", "--out", tmp_path / "c")
     assert (code, "nothing to do" in out) == (0, True)
 
 
@@ -75,7 +60,7 @@ def test_an_index_among_its_own_documents_is_not_read(
     (tmp_path / "a.txt").write_text("radium")
     monkeypatch.chdir(tmp_path)
     assert rag("index", ".", "--out", "index")[0] == 0
-    code, out = rag("index", ".", "--out", "index")
+    code, out, _ = rag("index", ".", "--out", "index")
     assert (code, "nothing to do" in out) == (0, True)
     (tmp_path / "b.txt").write_text("polonium")
     assert rag("index", ".", "--out", "index")[0] == 0
@@ -86,8 +71,8 @@ def test_bad_files_are_skipped_by_name_when_asked(rag: Rag, tmp_path: Path) -> N
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("radium")
     (tmp_path / "in" / "b.txt").write_bytes(b"\xff\xff")
-    code, out = rag("index", tmp_path / "in", "--out", tmp_path / "c")
-    assert (code, "in/b.txt:1: field 'text': not UTF-8" in out) == (2, True)
+    code, _, err = rag("index", tmp_path / "in", "--out", tmp_path / "c")
+    assert (code, "in/b.txt:1: field 'text': not UTF-8" in err) == (2, True)
     assert rag("index", tmp_path / "in", "--out", tmp_path / "c", "--on-bad", "skip")[0] == 0
     (log,) = (tmp_path / "c" / "log").glob("skipped-*.jsonl")
     assert json.loads(log.read_text())["file"] == f"{tmp_path}/in/b.txt"
@@ -99,6 +84,6 @@ def test_what_is_no_such_source_is_said_without_a_traceback(
 ) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "a.parquet").write_text("no")
-    code, out = rag("index", tmp_path / name, "--out", tmp_path / "c")
+    code, _, err = rag("index", tmp_path / name, "--out", tmp_path / "c")
     assert code in (1, 2)
-    assert name in out
+    assert name in err
