@@ -1,6 +1,7 @@
 """Compiled loops that make an index: tokens from text, postings from tokens, bounds of blocks.
 
-Imported only when one is needed (``rag.compiled``). The searching half is ``_kernels_search``.
+Imported only when one is needed (``rag.compiled``). The searching half is ``_kernels_terms``,
+``_kernels_kept`` and ``_kernels_search``.
 Passing an array counts a reference, an atomic operation: no kernel is called for each byte with
 arrays, and loops do not rebind the arrays that they use.
 """

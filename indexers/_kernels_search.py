@@ -1,4 +1,4 @@
-"""Compiled loops that search postings: dictionary look-up, BM25 with exact pruning, top k.
+"""Compiled loops that search postings: BM25 with exact pruning, top k.
 
 Imported only when a search runs (``rag.compiled``). The file stands alone: no kernel of another
 file is called.
@@ -23,140 +23,17 @@ Number: TypeAlias = Any
 WINDOW_BITS = 16
 BLOCK_BITS = 7
 ESCAPE = 255
-DENSE = 8192
+DENSE = 40_000
 """From so many postings on, scanning a window beats keeping a list of the rows touched."""
-FEW = 8
-"""Where at most one row in so many is kept, the kept rows lead and not the postings."""
 PROBE = 24
 """A run at most so many times as long as the list of kept rows is read whole, not searched."""
+NEAR = 256
+"""A row is looked for first among so many postings about the place where it would stand if the rows
+of its run were spread evenly: there a search meets a tenth of the memory."""
+WIDE = 7
+"""Runs are cut down to where rows are kept if that is at most so many eighths of a window."""
 SCAN = 48
 """A run at most so many times as long as the list of rows is read whole instead of searched."""
-BAD_OFFSETS, BAD_RUNS, BAD_STARTS, BAD_WINDOWS, BAD_ROWS = -2, -3, -4, -5, -6
-"""In place of a term's number: which array does not say where in the index the term's postings lie.
-
-Kernels trust the arrays they are given, so what a search is about to use is checked first: a few
-comparisons a term and window, and one pass over the postings of the last window.
-"""
-
-
-@kernel
-def _fault(
-    windows: Arrays, starts: Arrays, rows: Arrays, run: Number, end: Number, size: Number
-) -> Number:
-    """Which array is wrong about the runs from ``run`` to ``end`` of a term; 0 if none is.
-
-    Runs are not empty, stand by ascending window, and name rows below ``size``, the segment's.
-    """
-    if run >= end or end > len(windows):
-        return BAD_RUNS
-    for at in range(run, end):
-        if starts[at] >= starts[at + 1] or starts[at + 1] > len(rows):
-            return BAD_STARTS
-        if at > run and windows[at] <= windows[at - 1]:
-            return BAD_WINDOWS
-    last = np.int64(windows[end - 1]) << WINDOW_BITS
-    if last >= size:
-        return BAD_WINDOWS
-    if size - last < 1 << WINDOW_BITS:
-        highest = np.int64(0)
-        for at in range(starts[end - 1], starts[end]):
-            highest = max(highest, np.int64(rows[at]))
-        if last + highest >= size:
-            return BAD_ROWS
-    return 0
-
-
-@kernel
-def lookup(index: Any, texts: Arrays, offsets: Arrays, found: Arrays, postings: Arrays) -> None:
-    """Find terms in one segment's dictionary by binary search over its bytes.
-
-    Args:
-        index: the segment's Postings.
-        texts: uint8, the wanted terms' UTF-8, end to end.
-        offsets: (t + 1,) int64 where each lies.
-        found: (t,) int64, written: its number, -1 where the segment lacks it, or one of the
-            ``BAD_`` numbers where the index is damaged.
-        postings: (t,) int64, added to: how many rows hold it.
-    """
-    for i in range(len(offsets) - 1):
-        size = offsets[i + 1] - offsets[i]
-        low, high = np.int64(0), np.int64(len(index.term_offsets) - 1)
-        found[i] = -1
-        while low < high:
-            middle = (low + high) >> 1
-            start = np.int64(index.term_offsets[middle])
-            other = np.int64(index.term_offsets[middle + 1]) - start
-            if other < 0 or start + other > len(index.terms):
-                found[i] = BAD_OFFSETS
-                break
-            order = size - other
-            for j in range(min(size, other)):
-                if texts[offsets[i] + j] != index.terms[start + j]:
-                    order = np.int64(texts[offsets[i] + j]) - np.int64(index.terms[start + j])
-                    break
-            if order == 0:
-                run, end = np.int64(index.term_runs[middle]), np.int64(index.term_runs[middle + 1])
-                fault = _fault(index.run_windows, index.run_starts, index.rows, run, end,
-                               len(index.lengths))  # fmt: skip
-                found[i] = fault if fault < 0 else middle
-                if fault == 0:
-                    postings[i] += np.int64(index.run_starts[end]) - index.run_starts[run]
-                break
-            if order > 0:
-                low = middle + 1
-            else:
-                high = middle
-
-
-@kernel
-def plan(ends: Arrays, ids: Arrays, rows: Number, holding: Arrays) -> tuple[Arrays, Arrays, Arrays]:
-    """Weigh each query's distinct terms, and order them by falling weight, then by place.
-
-    Args:
-        ends: (q + 1,) int64 where each query's terms lie.
-        ids: (m,) int32 terms, with repetitions.
-        rows: N, the rows of all segments.
-        holding: (t,) int64 df, the rows that hold each term.
-
-    Returns:
-        (q + 1,) int64 where each query's distinct terms lie; (d,) int64 the terms; (d,) float32
-        their weights, n(t, q) idf(t).
-    """
-    bounds = np.zeros(len(ends), np.int64)
-    terms = np.empty(len(ids), np.int64)
-    weights = np.empty(len(ids), np.float32)
-    times = np.zeros(len(holding), np.int64)
-    places = np.zeros(len(holding), np.int64)
-    size = 0
-    for q in range(len(ends) - 1):
-        start = size
-        for i in range(ends[q], ends[q + 1]):
-            if times[ids[i]] == 0:
-                places[ids[i]] = i
-                terms[size] = ids[i]
-                size += 1
-            times[ids[i]] += 1
-        for i in range(start, size):
-            df = float(holding[terms[i]])
-            weights[i] = times[terms[i]] * np.log1p((rows - df + 0.5) / (df + 0.5))
-            times[terms[i]] = 0
-        gap = 1
-        while gap < size - start:
-            gap = 3 * gap + 1
-        while gap > 0:  # Shell's sort: short for the usual few terms, quick enough for thousands
-            for i in range(start + gap, size):
-                term, weight = terms[i], weights[i]
-                j = i - gap
-                while j >= start and (
-                    weights[j] < weight
-                    or (weights[j] == weight and places[terms[j]] > places[term])
-                ):
-                    terms[j + gap], weights[j + gap] = terms[j], weights[j]
-                    j -= gap
-                terms[j + gap], weights[j + gap] = term, weight
-            gap //= 3
-        bounds[q + 1] = size
-    return bounds, terms[:size].copy(), weights[:size].copy()
 
 
 @kernel
@@ -256,7 +133,14 @@ def _scatter(
             continue
         start = max(low, block << BLOCK_BITS)
         stop = min(high, (block + 1) << BLOCK_BITS)
-        if listed or most[block] == ESCAPE:
+        if listed and most[block] < ESCAPE:
+            for at in range(start, stop):
+                row = rows[at]
+                before = sums[row]
+                touched[size] = row
+                size += before == 0
+                sums[row] = before + weight * _part(counts[at], lengths[row], flat, slope)
+        elif listed or most[block] == ESCAPE:
             for at in range(start, stop):
                 row = rows[at]
                 before = sums[row]
@@ -310,6 +194,9 @@ def _complete(
     """Add a run's scores to the rows in ``touched`` alone."""
     rows, counts = index.rows, index.counts
     scan = SCAN * size > high - low
+    # Nothing here is trusted to be sorted: a wrong guess is found out, and stays inside the run.
+    first = np.int64(rows[low])
+    scale = ((high - low) << 24) // (np.int64(rows[high - 1]) - first + 1)
     for i in range(high - low if scan else size):
         if scan:
             at = low + i
@@ -319,6 +206,11 @@ def _complete(
         else:
             row = touched[i]
             at, left = low, high - low
+            if left > NEAR << 1:
+                guess = low + (((np.int64(row) - first) * scale) >> 24)
+                near = max(low, min(guess - (NEAR >> 1), high - NEAR - 1))
+                if rows[near] <= row and rows[near + NEAR] > row:
+                    at, left = near, np.int64(NEAR)
             while left > 1:
                 half = left >> 1
                 # Where rows[at + half] <= row the difference is negative, its sign all ones: a
@@ -334,6 +226,56 @@ def _complete(
 
 
 @kernel
+def _sink(heap: Arrays, at: Number, value: Number) -> None:
+    """Put ``value`` at ``heap[at]``, and let it sink below smaller ones."""
+    while True:
+        child = 2 * at + 1
+        if child >= len(heap):
+            break
+        if child + 1 < len(heap):
+            child += heap[child + 1] < heap[child]
+        if value <= heap[child]:
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = value
+
+
+@kernel
+def _heaped(heap: Arrays) -> None:
+    """Order values as a heap whose root is the least."""
+    for at in range((len(heap) >> 1) - 1, -1, -1):
+        _sink(heap, at, heap[at])
+
+
+@kernel
+def _kth(sums: Arrays, touched: Arrays, size: Number, heap: Arrays) -> Number:
+    """The k-th best sum of the rows in ``touched``, where ``heap`` has room for k; 0 if fewer."""
+    k = len(heap)
+    if size < k:
+        return 0.0
+    for i in range(k):
+        heap[i] = sums[touched[i]]
+    _heaped(heap)
+    for i in range(k, size):
+        if sums[touched[i]] > heap[0]:
+            _sink(heap, 0, sums[touched[i]])
+    return float(heap[0])
+
+
+@kernel
+def _place(rows: Arrays, low: Number, high: Number, row: Number) -> Number:
+    """Where the first posting of a run stands whose row is at least ``row``."""
+    while low < high:
+        middle = (low + high) >> 1
+        if np.int64(rows[middle]) < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
 def _seed(
     index: Any,
     first: Number,
@@ -342,34 +284,40 @@ def _seed(
     flat: Number,
     slope: Number,
     keep: Arrays,
-    scores: Arrays,
-    rows: Arrays,
+    starts: Arrays,
+    spans: Arrays,
+    heap: Arrays,
 ) -> Number:
-    """The k-th best score by one term alone: no row below it is among the k best. 0 if fewer."""
+    """The k-th best score by one term alone: no row below it is among the k best. 0 if fewer.
+
+    Windows whose kept rows are few are left out.
+    """
     lengths, ids, counts = index.lengths, index.rows, index.counts
-    size, k = np.int64(0), len(scores)
+    size, k = np.int64(0), len(heap)
     for run in range(first, last):
-        base = np.int64(index.run_windows[run]) << WINDOW_BITS
-        for at in range(index.run_starts[run], index.run_starts[run + 1]):
+        window = np.int64(index.run_windows[run])
+        low, high = np.int64(index.run_starts[run]), np.int64(index.run_starts[run + 1])
+        if len(keep):
+            if starts[window] >= 0:
+                continue
+            if (spans[window, 1] - spans[window, 0]) << 3 <= WIDE << WINDOW_BITS:
+                low = _place(ids, low, high, spans[window, 0])
+                high = _place(ids, low, high, spans[window, 1])
+        base = window << WINDOW_BITS
+        for at in range(low, high):
             row = base + np.int64(ids[at])
             # An escaped count, 255, is at most the real one, and the seed but a lower bound.
             score = weight * _part(counts[at], lengths[row], flat, slope)
             # Few scores pass: asking for them alone keeps the branch predictable.
-            if (size < k or score > scores[0]) and (len(keep) == 0 or keep[row]):
-                size = _push(scores, rows, size, score, row)
-    return float(scores[0]) if size == k else 0.0
-
-
-@kernel
-def _kth(sums: Arrays, touched: Arrays, size: Number, heap: Arrays) -> Number:
-    """The k-th best sum of the rows in ``touched``, where ``heap`` has room for k; 0 if fewer."""
-    rows = np.empty(len(heap), np.int64)
-    filled, k = np.int64(0), len(heap)
-    for i in range(size):
-        row = np.int64(touched[i])
-        if filled < k or sums[row] > heap[0]:
-            filled = _push(heap, rows, filled, sums[row], row)
-    return float(heap[0]) if filled == k else 0.0
+            if size == k:
+                if score > heap[0] and (len(keep) == 0 or keep[row]):
+                    _sink(heap, 0, score)
+            elif len(keep) == 0 or keep[row]:
+                heap[size] = score
+                size += 1
+                if size == k:
+                    _heaped(heap)
+    return float(heap[0]) if size == k else 0.0
 
 
 @kernel
@@ -382,52 +330,6 @@ def _drop(sums: Arrays, touched: Arrays, size: Number, keep: Arrays) -> Number:
         kept += keep[row]
         sums[row] *= keep[row]
     return kept
-
-
-@kernel
-def kept_rows(keep: Arrays) -> tuple[Arrays, Arrays, Any]:
-    """The kept rows of each window in which they are few, at most one in ``FEW``.
-
-    Args:
-        keep: (n,) bool.
-
-    Returns:
-        (w + 1,) int64 where each window's rows lie, -1 - where for one with too many, which has
-        none; (m,) uint16 the rows inside their windows, ascending; whether they are few in all.
-    """
-    windows = (len(keep) + (1 << WINDOW_BITS) - 1) >> WINDOW_BITS
-    starts = np.zeros(windows + 1, np.int64)
-    total = every = np.int64(0)
-    for window in range(windows):
-        first = window << WINDOW_BITS
-        last = min(first + (1 << WINDOW_BITS), len(keep))
-        here = np.int64(0)
-        for start in range(first, last, 128):  # so short that sums of bytes do not overflow
-            part = np.uint8(0)
-            for row in range(start, min(start + 128, last)):
-                part += np.uint8(keep[row])
-            here += np.int64(part)
-        few = here * FEW <= last - first
-        every += here
-        starts[window] = total if few else -1 - total
-        total += here if few else 0
-    starts[windows] = total
-    rows = np.empty(total + 1, np.uint16)  # one more: the loop below writes ahead
-    at = np.int64(0)
-    for window in range(windows):
-        if starts[window] < 0:
-            continue
-        first = window << WINDOW_BITS
-        for start in range(first, min(first + (1 << WINDOW_BITS), len(keep)), 64):
-            stop = min(start + 64, len(keep))
-            some = np.uint8(0)
-            for row in range(start, stop):
-                some |= np.uint8(keep[row])
-            if some:
-                for row in range(start, stop):
-                    rows[at] = row & ((1 << WINDOW_BITS) - 1)
-                    at += keep[row]
-    return starts, rows[:total].copy(), every * FEW <= len(keep)
 
 
 @kernel
@@ -567,10 +469,9 @@ def _window(
         for i in range(size):
             row = touched[i]
             touched[kept] = row
-            if sums[row] + rests[j] >= level:
-                kept += 1
-            elif listed:
-                sums[row] = 0
+            stays = sums[row] + rests[j] >= level
+            kept += stays
+            sums[row] *= stays
         size = kept
         _complete(
             index, lengths, lows[j], highs[j], weights[j], flat, slope, sums, touched, size
@@ -591,6 +492,7 @@ def _query(
     keep: Arrays,
     starts: Arrays,
     kept: Arrays,
+    spans: Arrays,
     sums: Arrays,
     touched: Arrays,
     scores: Arrays,
@@ -609,21 +511,29 @@ def _query(
     # Sums are rounded n times, so a row may exceed the sum of its bounds by that much.
     slack = 1 - 1.2e-7 * (count + 8)
     for window in range((len(index.lengths) + (1 << WINDOW_BITS) - 1) >> WINDOW_BITS):
+        few = len(keep) > 0 and starts[window] >= 0
+        start, end = np.int64(0), np.int64(1 << WINDOW_BITS)
+        if len(keep):
+            start, end = spans[window, 0], spans[window, 1]
+        cut = not few and (end - start) << 3 <= WIDE << WINDOW_BITS
         present = np.int64(0)
         for i in range(count):
             run = cursors[i]
-            if run < ends[i] and index.run_windows[run] == window:
-                lows[present] = index.run_starts[run]
-                highs[present] = index.run_starts[run + 1]
-                here[present] = weights[i]
-                cursors[i] = run + 1
+            if run == ends[i] or index.run_windows[run] != window:
+                continue
+            cursors[i] = run + 1
+            low, high = np.int64(index.run_starts[run]), np.int64(index.run_starts[run + 1])
+            if cut:
+                low = _place(index.rows, low, high, start)
+                high = _place(index.rows, low, high, end)
+            if low < high:
+                lows[present], highs[present], here[present] = low, high, weights[i]
                 present += 1
-        few = len(keep) > 0 and starts[window] >= 0
+        if start == end:
+            continue
         if few:
             after = starts[window + 1]
             own = kept[starts[window] : after if after >= 0 else -1 - after]
-            if len(own) == 0:
-                continue
         rests[present] = 0
         for j in range(present - 1, -1, -1):
             part = np.float32(0)
@@ -667,11 +577,14 @@ def search(
     bounds: Arrays,
     terms: Arrays,
     weights: Arrays,
+    numbers: Arrays,
+    begin: Number,
     flat: Number,
     slope: Number,
     keep: Arrays,
     starts: Arrays,
     kept: Arrays,
+    spans: Arrays,
     few: Number,
     sums: Arrays,
     touched: Arrays,
@@ -679,19 +592,22 @@ def search(
     rows: Arrays,
     sizes: Arrays,
 ) -> None:
-    """Add one segment's rows to the best of each query.
+    """Add one segment's rows to the best of each of q queries, of those from number ``begin`` on.
 
     Args:
         index: the segment's Postings.
         base: number of the segment's first row.
-        bounds: (q + 1,) int64 where each query's terms lie.
-        terms: (m,) int64 numbers in the segment's dictionary, -1 for a term that it lacks.
+        bounds: (n + 1,) int64 where each query's terms lie, of all n.
+        terms: (m,) int64 the terms.
         weights: (m,) float32, idf times the count in the query, falling within a query.
+        numbers: (t,) int64 of each term its number in the segment, -1 for one that it lacks.
+        begin: the first query to answer.
         flat: float32 k1 (1 - b).
         slope: float32 k1 b / avgdl.
         keep: (n,) bool, rows that may be found; of length 0 where all may.
-        starts: what ``kept_rows`` says of ``keep``, as the next two.
+        starts: what the kernel ``kept_rows`` says of ``keep``, as the next three.
         kept: (m,) uint16.
+        spans: (w, 2) int64.
         few: bool.
         sums: (65,536,) float32, zeros; zeros again at the end.
         touched: (65,537,) uint16 to work in.
@@ -700,41 +616,47 @@ def search(
         sizes: (q,) int64, how full each heap is.
     """
     for q in range(len(sizes)):
-        widest = bounds[q + 1] - bounds[q]
-        first, last = np.empty(widest, np.int64), np.empty(widest, np.int64)
-        own = np.empty(widest, np.float32)
+        low, high = bounds[begin + q], bounds[begin + q + 1]
+        first, last = np.empty(high - low, np.int64), np.empty(high - low, np.int64)
+        own = np.empty(high - low, np.float32)
         count, seed = np.int64(0), 0.0
-        for i in range(bounds[q], bounds[q + 1]):
-            if terms[i] < 0:
+        for i in range(low, high):
+            number = numbers[terms[i]]
+            if number < 0:
                 continue
-            first[count] = index.term_runs[terms[i]]
-            last[count] = index.term_runs[terms[i] + 1]
+            first[count] = index.term_runs[number]
+            last[count] = index.term_runs[number + 1]
             own[count] = weights[i]
             held = np.int64(index.run_starts[last[count]]) - index.run_starts[first[count]]
             if sizes[q] == 0 and seed == 0 and held >= scores.shape[1] and not few:
                 seed = _seed(
-                    index, first[count], last[count], own[count], flat, slope, keep,
-                    scores[q], rows[q],
+                    index, first[count], last[count], own[count], flat, slope, keep, starts,
+                    spans, scores[q],
                 )  # fmt: skip
             count += 1
         sizes[q] = _query(
-            index, base, first[:count], last[:count], own, flat, slope, seed, keep,
-            starts, kept, sums, touched, scores[q], rows[q], sizes[q],
+            index, base, first[:count], last[:count], own, flat, slope, seed, keep, starts, kept,
+            spans, sums, touched, scores[q], rows[q], sizes[q],
         )  # fmt: skip
 
 
 @kernel
-def sorted_hits(scores: Arrays, rows: Arrays, sizes: Arrays) -> tuple[Arrays, Arrays]:
-    """The heaps of ``search`` as two flat arrays, each query's best first; empties the heaps."""
-    total = sizes.sum()
-    out_rows = np.empty(total, np.int64)
-    out_scores = np.empty(total, np.float32)
-    end = 0
+def sorted_hits(scores: Arrays, rows: Arrays, sizes: Arrays) -> tuple[Arrays, Arrays, Arrays]:
+    """The heaps of ``search`` as flat arrays, each query's best first; empties the heaps.
+
+    Returns:
+        (q + 1,) int64 where each query's hits lie; their rows and their scores.
+    """
+    offsets = np.zeros(len(sizes) + 1, np.int64)
     for q in range(len(sizes)):
-        end += sizes[q]
+        offsets[q + 1] = offsets[q] + sizes[q]
+    out_rows = np.empty(offsets[-1], np.int64)
+    out_scores = np.empty(offsets[-1], np.float32)
+    for q in range(len(sizes)):
+        end = offsets[q + 1]
         for i in range(sizes[q]):
             out_rows[end - 1 - i] = rows[q, 0]
             out_scores[end - 1 - i] = scores[q, 0]
             size = sizes[q] - 1 - i
             _sift(scores[q], rows[q], size, scores[q, size], rows[q, size])
-    return out_rows, out_scores
+    return offsets, out_rows, out_scores

@@ -2,7 +2,7 @@
 
 The mapped dictionary is sorted by bytes, so a term is a binary search and a prefix is two. A query
 needs no more than that for phrases, prefixes and explanations; scoring has compiled loops of its
-own (``_kernels_search``).
+own (``_kernels_terms``, ``_kernels_search``).
 """
 
 from __future__ import annotations

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rag.errors import Damaged
 from rag.indexers.postings import Postings
 
 FILES = {-2: "term_offsets", -3: "term_runs", -4: "run_starts", -5: "run_windows", -6: "rows"}
-"""The array that each of the ``BAD_`` numbers of ``_kernels_search`` stands for."""
+"""The array that each of the ``BAD_`` numbers of ``_kernels_terms`` stands for."""
 
 
-def refuse(part: Postings, found: NDArray[np.int64]) -> None:
-    """Raise ``Damaged`` where a term's number says that the index is: see ``lookup``.
+def damaged(part: Postings, fault: int) -> Damaged:
+    """The error for a term's number that says that the index is damaged.
 
     Args:
         part: the mapped arrays of one segment.
-        found: (t,) what ``lookup`` wrote for it.
+        fault: the number, one of ``FILES``.
     """
-    if len(found) and (worst := int(found.min())) < -1:
-        name = FILES[worst]
-        file = getattr(getattr(part, name).base, "filename", f"{name}.npy")
-        raise Damaged(
-            f"{file}: is damaged: what it says of a term lies outside the index; "
-            "'rag verify' names all damage, and 'rag index' from the source repairs it"
-        )
+    name = FILES[fault]
+    file = getattr(getattr(part, name).base, "filename", f"{name}.npy")
+    return Damaged(
+        f"{file}: is damaged: what it says of a term lies outside the index; "
+        "'rag verify' names all damage, and 'rag index' from the source repairs it"
+    )

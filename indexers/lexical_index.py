@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from rag.errors import InvalidInput
 from rag.indexers import dictionary, faults, postings
 from rag.indexers.tokenizer import Terms, Tokenizer, frozen, packed
+
+_Hits: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
 class TermScore(NamedTuple):
@@ -57,18 +59,27 @@ class _Kept(NamedTuple):
 
     starts: NDArray[np.int64]
     kept: NDArray[np.uint16]
+    spans: NDArray[np.int64]
     few: bool
 
 
 _ALL = frozen(np.zeros(0, np.bool_))
-_NOT_ASKED = _Kept(frozen(np.zeros(0, np.int64)), frozen(np.zeros(0, np.uint16)), few=False)
+_NOT_ASKED = _Kept(
+    frozen(np.zeros(0, np.int64)),
+    frozen(np.zeros(0, np.uint16)),
+    frozen(np.zeros((0, 2), np.int64)),
+    few=False,
+)
+
+
+_Filters: TypeAlias = Sequence[tuple[NDArray[np.bool_], _Kept]]
 
 
 def _kept(keep: NDArray[np.bool_]) -> _Kept:
-    from rag.indexers import _kernels_search
+    from rag.indexers import _kernels_kept
 
-    starts, kept, few = _kernels_search.kept_rows(keep)
-    return _Kept(frozen(starts), frozen(kept), bool(few))
+    starts, kept, spans, few = _kernels_kept.kept_rows(keep)
+    return _Kept(frozen(starts), frozen(kept), frozen(spans), bool(few))
 
 
 class LexicalIndex:
@@ -92,7 +103,7 @@ class LexicalIndex:
         self._firsts = np.cumsum([0, *(len(part.lengths) for part in parts)])
         self.rows = int(self._firsts[-1])
         self._mean = max(tokens / max(self.rows, 1), 1e-9)  # |d| on average
-        self._unfiltered = [_NOT_ASKED] * len(self._parts)
+        self._unfiltered = [(_ALL, _NOT_ASKED)] * len(self._parts)
         self._known: dict[int, tuple[weakref.ref[Any], Sequence[_Kept]]] = {}
         self._spare: list[tuple[NDArray[np.float32], NDArray[np.uint16]]] = []
 
@@ -133,7 +144,7 @@ class LexicalIndex:
         step = max(1, min(-(-count // max(threads, 1)), 4_000_000 // k))
         spans = [(i, min(i + step, count)) for i in range(0, count, step)]
 
-        def run(span: tuple[int, int]) -> tuple[NDArray[Any], ...]:
+        def run(span: tuple[int, int]) -> _Hits:
             return self._run(plan, span, k, factors, filters)
 
         if threads > 1 and len(spans) > 1:
@@ -142,13 +153,15 @@ class LexicalIndex:
         else:
             found = [run(span) for span in spans]
         if len(found) == 1:
-            sizes, rows, scores = found[0]
-        else:
-            found.append((np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)))
-            sizes, rows, scores = map(np.concatenate, zip(*found, strict=True))
-        offsets = np.zeros(count + 1, np.int64)
-        np.cumsum(sizes, out=offsets[1:])
-        return offsets, rows, scores
+            return found[0]
+        found.insert(0, (np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)))
+        before = np.cumsum([len(rows) for _, rows, _ in found[:-1]])
+        offsets = [part[1:] + first for (part, _, _), first in zip(found[1:], before, strict=True)]
+        return (
+            np.concatenate([found[0][0], *offsets]),
+            np.concatenate([rows for _, rows, _ in found]),
+            np.concatenate([scores for _, _, scores in found]),
+        )
 
     def explain(
         self, query: str | Sequence[str], row: int, *, k1: float = 0.9, b: float = 0.4
@@ -218,7 +231,7 @@ class LexicalIndex:
 
     def _plan(self, wanted: Terms) -> _Plan:
         """Sum the statistics of the queries' terms, weigh and order them."""
-        from rag.indexers import _kernels_search
+        from rag.indexers import _kernels_terms
 
         ends, ids, names = wanted
         offsets, text = packed([name.encode() for name in names])
@@ -226,31 +239,29 @@ class LexicalIndex:
         found = []
         for part in self._parts:
             found.append(np.empty(len(names), np.int64))
-            _kernels_search.lookup(part, text, offsets, found[-1], holding)
-            faults.refuse(part, found[-1])
-        planned = _kernels_search.plan(ends, ids, self.rows, holding)
+            worst = _kernels_terms.lookup(part, text, offsets, found[-1], holding)
+            if worst < -1:
+                raise faults.damaged(part, worst)
+        planned = _kernels_terms.plan(ends, ids, self.rows, holding)
         return _Plan(*planned, found, names, holding)
 
-    def _filters(
-        self, keep: NDArray[np.bool_] | None
-    ) -> tuple[list[NDArray[np.bool_]], Sequence[_Kept]]:
+    def _filters(self, keep: NDArray[np.bool_] | None) -> _Filters:
         """What the kernel needs of ``keep`` for each folder; remembered as long as ``keep`` lives.
 
         Only of a read-only array, as a snapshot's are: another might change between two calls.
         """
         if keep is None:
-            return [_ALL] * len(self._parts), self._unfiltered
+            return self._unfiltered
         whole = frozen(np.ascontiguousarray(keep).view())
-        spans = pairwise(self._firsts.tolist())
-        masks = [whole[first:last] for first, last in spans]
+        masks = [whole[first:last] for first, last in pairwise(self._firsts.tolist())]
         known = self._known.get(id(keep))
         if known is not None and known[0]() is keep:
-            return masks, known[1]
+            return list(zip(masks, known[1], strict=True))
         made = [_kept(mask) for mask in masks]
         if not keep.flags.writeable:
             key = id(keep)
             self._known[key] = weakref.ref(keep, lambda _: self._known.pop(key, None)), made
-        return masks, made
+        return list(zip(masks, made, strict=True))
 
     def _run(
         self,
@@ -258,13 +269,11 @@ class LexicalIndex:
         span: tuple[int, int],
         k: int,
         factors: tuple[np.float32, np.float32],
-        filters: tuple[Sequence[NDArray[np.bool_]], Sequence[_Kept]],
-    ) -> tuple[NDArray[Any], ...]:
-        """Hits per query (q,), rows (m,) and scores (m,) of the queries from ``span``."""
+        filters: _Filters,
+    ) -> _Hits:
+        """The hits of the queries from ``span``, as ``search`` gives them."""
         from rag.indexers import _kernels_search
 
-        bounds = plan.bounds[span[0] : span[1] + 1]
-        terms, weights = (x[bounds[0] : bounds[-1]] for x in (plan.terms, plan.weights))
         size = span[1] - span[0]
         scores, rows = np.empty((size, k), np.float32), np.empty((size, k), np.int64)
         sizes = np.zeros(size, np.int64)
@@ -274,16 +283,15 @@ class LexicalIndex:
         except IndexError:
             sums = np.zeros(postings.WINDOW, np.float32)
             room = sums, np.empty(postings.WINDOW + 1, np.uint16)
-        for part, found, first, keep, rest in zip(
-            self._parts, plan.found, self._firsts, *filters, strict=False
+        for part, numbers, first, (keep, kept) in zip(
+            self._parts, plan.found, self._firsts, filters, strict=False
         ):
-            local = found[terms]
             _kernels_search.search(
-                part, first, bounds - bounds[0], local, weights, *factors,
-                keep, rest.starts, rest.kept, rest.few, *room, scores, rows, sizes,
+                part, first, plan.bounds, plan.terms, plan.weights, numbers, span[0], *factors,
+                keep, *kept, *room, scores, rows, sizes,
             )  # fmt: skip
         self._spare.append(room)
-        return (sizes, *_kernels_search.sorted_hits(scores, rows, sizes))
+        return _kernels_search.sorted_hits(scores, rows, sizes)
 
 
 def _check(k: int, k1: float, b: float, keep: NDArray[np.bool_] | None, rows: int) -> None:
