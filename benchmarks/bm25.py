@@ -1,65 +1,42 @@
 """BM25 against bm25s: the same texts, tokens, k1 and b, in one process, by turns.
 
-    python benchmarks/bm25.py --passages 200000 --json benchmarks/results/bm25.json
-    python benchmarks/bm25.py --corpus corpus.jsonl.gz --queries queries.jsonl
+    python benchmarks/bm25.py --corpus corpus/passages.jsonl --json benchmarks/results/bm25.json
 
-Times are process CPU seconds on one thread, the median of the rounds. bm25s gets its queries as
-token ids made beforehand; ours are tokenized inside the measured time. The two must agree on the
-scores, or the run fails. Needs bm25s (the extra ``test``).
+The passages are those of ``corpus.py``, the queries are questions that the text asks (``texts``);
+or ``--queries`` has lines of JSON with a ``text``. Times are process CPU seconds on one thread, the
+median of the rounds. bm25s gets its queries as token ids made beforehand; ours are tokenized inside
+the measured time. The two must agree on the scores, or the run fails. Needs bm25s (the extra
+``test``).
+
+Where tantivy can be imported, the size of its index is measured as well, of the same terms: with
+frequencies, without positions, without stored text, in one segment.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
+import importlib.util
 import json
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import bm25s
-import numpy as np
 import pyarrow as pa
 import Stemmer
+from texts import distinct, draw, questions
 
 from rag.indexers import Lexical
 
 K1, B = 0.9, 0.4
 PARTITION = 10_000
 Row = dict[str, Any]
-
-
-def synthetic(passages: int, queries: int, seed: int = 7) -> tuple[list[Row], list[str]]:
-    """Passages of Zipf-distributed words, about 105 each, and queries of 6 words in a row.
-
-    Word number r comes with a probability in proportion to 1 / (r + 2.7), as in English; half of
-    the passages repeat their rarer words, as texts on a subject do.
-    """
-    rng = np.random.default_rng(seed)
-    words = 400_000
-    chance = 1 / (np.arange(words) + 2.7)
-    edges = np.cumsum(chance / chance.sum())
-    names = np.array([f"w{number:x}" for number in range(words)], object)
-    texts = []
-    for _ in range(passages + queries):
-        draw = np.searchsorted(edges, rng.random(rng.integers(30, 180)))
-        again = draw[rng.integers(0, len(draw), len(draw) // 8)]
-        draw[rng.integers(0, len(draw), len(again))] = again
-        texts.append(names[np.minimum(draw, words - 1)])
-    starts = [rng.integers(0, len(text) - 6) for text in texts[passages:]]
-    asked = [" ".join(t[s : s + 6]) for t, s in zip(texts[passages:], starts, strict=True)]
-    return [{"title": "", "text": " ".join(text)} for text in texts[:passages]], asked
-
-
-def lines(path: Path) -> Iterator[Row]:
-    """The objects of a JSON lines file, gzipped or not."""
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
-        yield from map(json.loads, file)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -91,6 +68,26 @@ def build_peer(texts: list[str], options: dict[str, Any]) -> bm25s.BM25:
     peer = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numba")
     peer.index(tokens, show_progress=False)
     return peer
+
+
+def tantivy_bytes(texts: list[str], folder: Path, options: dict[str, Any]) -> int:
+    """Bytes of tantivy's index of the terms that bm25s makes of the texts."""
+    import tantivy
+
+    tokens = bm25s.tokenize(texts, show_progress=False, **options)
+    names = {number: term for term, number in tokens.vocab.items()}
+    schema = tantivy.SchemaBuilder()
+    schema.add_text_field("text", stored=False, tokenizer_name="whitespace", index_option="freq")
+    index = tantivy.Index(schema.build(), str(folder))
+    writer = index.writer(2_000_000_000, 1)  # enough memory for one segment
+    for ids in tokens.ids:
+        writer.add_document(tantivy.Document(text=" ".join(names[i] for i in ids)))
+    writer.commit()
+    writer.wait_merging_threads()
+    index.reload()
+    if index.searcher().num_segments != 1:
+        raise SystemExit("tantivy wrote several segments")
+    return size(folder)
 
 
 def size(folder: Path) -> int:
@@ -144,13 +141,12 @@ def compare(index: Any, peer: Any, texts: list[str], ids: list[Any], k: int, rou
 
 def run(args: argparse.Namespace) -> Row:
     """Build both, compare them, and return the figures."""
-    if args.corpus:
-        rows = list(lines(args.corpus))
-        queries = [row["text"] for row in lines(args.queries)]
-        kind, options = Lexical(), {"stopwords": "en", "stemmer": Stemmer.Stemmer("porter")}
+    rows = draw(args.corpus, args.passages)
+    if args.queries:
+        queries = [json.loads(line)["text"] for line in args.queries.open()]
     else:
-        rows, queries = synthetic(args.passages, args.count)
-        kind, options = Lexical(stemmer="none", stopwords="none"), {"stopwords": None}
+        queries = questions(args.corpus, args.count)
+    kind, options = Lexical(), {"stopwords": "en", "stemmer": Stemmer.Stemmer("porter")}
     texts = [f"{row['title']} {row['text']}" if row.get("title") else row["text"] for row in rows]
     ids = bm25s.tokenize(queries, show_progress=False, return_ids=False, **options)
     with tempfile.TemporaryDirectory() as name:
@@ -166,16 +162,23 @@ def run(args: argparse.Namespace) -> Row:
         postings = json.loads((built / "index.json").read_text())["postings"]
         out: Row = {
             "passages": len(rows),
+            "distinct": distinct(rows),
             "queries": len(queries),
             "postings": postings,
             "ours_build_s": round(seconds, 2),
             "peer_build_s": round(peer_seconds, 2),
             "ours_bytes": size(built),
             "peer_bytes": size(folder / "peer"),
+            "bytes_to_bm25s": round(size(built) / size(folder / "peer"), 3),
             "ours_bytes_per_posting": round(size(built) / max(postings, 1), 2),
             "bm25s": bm25s.__version__,
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
         }
+        if importlib.util.find_spec("tantivy") is not None:
+            (folder / "tantivy").mkdir()
+            out["tantivy"] = version("tantivy")
+            out["tantivy_bytes"] = tantivy_bytes(texts, folder / "tantivy", options)
+            out["bytes_to_tantivy"] = round(size(built) / out["tantivy_bytes"], 3)
         lookup = [[peer.vocab_dict[t] for t in tokens if t in peer.vocab_dict] for tokens in ids]
         usable = [i for i, tokens in enumerate(lookup) if tokens]
         texts, ids = [queries[i] for i in usable], [lookup[i] for i in usable]
@@ -188,16 +191,14 @@ def run(args: argparse.Namespace) -> Row:
 def main() -> None:
     """Read the arguments, run, print and write the figures."""
     parser = argparse.ArgumentParser(description="BM25 against bm25s, see the file's docstring")
-    parser.add_argument("--corpus", type=Path, help="JSON lines with title and text, maybe .gz")
-    parser.add_argument("--queries", type=Path, help="JSON lines with text")
-    parser.add_argument("--passages", type=int, default=200_000, help="synthetic passages")
-    parser.add_argument("--count", type=int, default=1000, help="synthetic queries")
+    parser.add_argument("--corpus", type=Path, required=True, help="as corpus.py writes it")
+    parser.add_argument("--queries", type=Path, help="JSON lines with text, else --count questions")
+    parser.add_argument("--passages", type=int, default=200_000, help="drawn from the corpus")
+    parser.add_argument("--count", type=int, default=1000, help="questions, drawn from the corpus")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
-    if args.corpus and not args.queries:
-        parser.error("--corpus needs --queries")
     text = json.dumps(run(args), indent=1) + "\n"
     sys.stdout.write(text)
     if args.json:

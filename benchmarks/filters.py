@@ -1,7 +1,8 @@
 """What a filter costs a BM25 search: the same queries with and without one, by turns.
 
-    python benchmarks/filters.py --passages 200000 --json benchmarks/results/filters.json
+    python benchmarks/filters.py --corpus corpus/passages.jsonl --json filters.json
 
+The passages are those of ``corpus.py``, the queries are questions that the text asks (``texts``).
 Filters pass 50%, 5% and 0.5% of the rows, drawn at random, or in one piece (``contiguous``: as
 fields do that follow the order of the source, such as a year). Times are process CPU seconds on
 one thread, the median of the rounds; a ratio is filtered over unfiltered, so lower is better. Each
@@ -24,25 +25,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from texts import distinct, draw, questions
 
 from rag.indexers import Lexical
 
 SHARES = (0.5, 0.05, 0.005)
 Figures = dict[str, Any]
-
-
-def texts(passages: int, queries: int, seed: int = 7) -> tuple[list[str], list[str]]:
-    """Passages of 30 to 180 words, word r as likely as 1 / (r + 2.7), and queries of 6 of them."""
-    rng = np.random.default_rng(seed)
-    chance = 1 / (np.arange(400_000) + 2.7)
-    edges = np.cumsum(chance / chance.sum())
-    drawn = []
-    for _ in range(passages + queries):
-        words = np.searchsorted(edges[:-1], rng.random(rng.integers(30, 180)))
-        drawn.append(words)
-    named = [" ".join(f"w{word:x}" for word in words.tolist()) for words in drawn[:passages]]
-    asked = [" ".join(f"w{word:x}" for word in words[:6].tolist()) for words in drawn[passages:]]
-    return named, asked
 
 
 def masks(rows: int, seed: int = 3) -> dict[str, NDArray[np.bool_]]:
@@ -111,21 +99,23 @@ def compare(index: Any, queries: list[str], k: int, rounds: int) -> list[Figures
 def main() -> None:
     """Read the arguments, run, print and write the figures."""
     parser = argparse.ArgumentParser(description="What filters cost, see the file's docstring")
-    parser.add_argument("--passages", type=int, default=200_000)
-    parser.add_argument("--count", type=int, default=500, help="queries")
+    parser.add_argument("--corpus", type=Path, required=True, help="as corpus.py writes it")
+    parser.add_argument("--passages", type=int, default=200_000, help="drawn from the corpus")
+    parser.add_argument("--count", type=int, default=500, help="questions, drawn from the corpus")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
-    named, queries = texts(args.passages, args.count)
-    kind = Lexical(stemmer="none", stopwords="none")
+    rows, queries = draw(args.corpus, args.passages), questions(args.corpus, args.count)
+    kind = Lexical()
     with tempfile.TemporaryDirectory() as name:
-        columns = {"title": [""] * len(named), "text": named}
+        columns = {column: [row[column] for row in rows] for column in ("title", "text")}
         schema = pa.schema([(column, pa.large_string()) for column in columns])
         kind.build(pa.table(columns, schema=schema), Path(name))
         index = kind.open([Path(name)])
         figures: Figures = {
             "passages": args.passages,
+            "distinct": distinct(rows),
             "queries": args.count,
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
             "search": [row for k in args.k for row in compare(index, queries, k, args.rounds)],
