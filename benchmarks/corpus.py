@@ -10,7 +10,8 @@ written to ``passages.jsonl`` (``_id``, ``title``, ``text``), with what they wer
 
 A paragraph is kept when it looks like English prose (see ``prose``) and did not come before in any
 package, so that menus, licences and repeated headers are there once. The passages of a document
-are its kept paragraphs, cut every 100 words, as DPR cut Wikipedia (Karpukhin et al., 2020, 4.1).
+are its kept paragraphs, cut every 100 words, as DPR cut Wikipedia (Karpukhin et al., 2020, 4.1); no
+two passages are equal.
 """
 
 from __future__ import annotations
@@ -157,22 +158,28 @@ def paragraphs(text: str) -> list[str]:
 
 
 def passages(found: Iterator[tuple[str, list[Document]]]) -> Iterator[tuple[str, dict[str, str]]]:
-    """The package and the row of each passage, without the paragraphs that came before."""
+    """The package and the row of each passage, without what came before."""
     seen: set[bytes] = set()
+    written: set[bytes] = set()
     for package, of_package in found:
         for path, title, kept in of_package:
             words: list[str] = []
             for paragraph in kept:
-                mark = hashlib.blake2b(paragraph.encode(), digest_size=8).digest()
-                if mark not in seen:
-                    seen.add(mark)
+                if _new(paragraph, seen):
                     words += paragraph.split(" ")
             where = f"{package}/{path.removeprefix('usr/share/').removeprefix('doc/')}"
             for number, start in enumerate(range(0, len(words), WORDS)):
                 piece = words[start : start + WORDS]
-                if len(piece) >= SHORTEST:
-                    text = " ".join(piece)
+                text = " ".join(piece)
+                if len(piece) >= SHORTEST and _new(text, written):
                     yield package, {"_id": f"{where}#{number}", "title": title, "text": text}
+
+
+def _new(text: str, seen: set[bytes]) -> bool:
+    """Whether ``text`` is not among ``seen``, to which it is added."""
+    before = len(seen)
+    seen.add(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    return len(seen) > before
 
 
 def downloaded(names: list[str], folder: Path) -> dict[str, Path]:
