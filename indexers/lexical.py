@@ -31,7 +31,7 @@ from pydantic import (
     model_serializer,
 )
 
-from rag.errors import Damaged, InvalidInput, NotFound
+from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
 from rag.indexers import postings
 from rag.indexers.lexical_index import LexicalIndex
 from rag.indexers.tokenizer import Tokenizer, stemmers, unicode_version
@@ -162,6 +162,8 @@ def _read_head(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise NotFound(f"{file} is missing: run `rag verify`, then `rag index` again") from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            raise
         raise Damaged(
             f"{file} is damaged: {error}; run `rag verify`, then `rag index` again"
         ) from error

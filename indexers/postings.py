@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rag.errors import Damaged, InvalidInput, NotFound
+from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
 from rag.indexers.tokenizer import Terms, frozen
 
 WINDOW = 65_536
@@ -279,6 +279,8 @@ def _load(file: Path) -> NDArray[np.generic]:
     except FileNotFoundError:
         raise NotFound(f"{file} is missing: run `rag verify`, then `rag index` again") from None
     except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            raise
         if file.is_file() and (empty := _empty(file)) is not None:
             return empty
         raise _damaged(file, str(error)) from error

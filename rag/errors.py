@@ -22,9 +22,13 @@ terminal.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""With these numbers a system refuses to open a file that may well be whole: no ``Damaged``."""
 
 
 class RagError(Exception):

@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+_NEXT = {
+    errno.EACCES: "give this user the right to it ('ls -l' shows who has), or name another place",
+    errno.EPERM: "give this user the right to it ('ls -l' shows who has), or name another place",
+    errno.EROFS: "what is there can be read; to write, name a place on another disk",
+    errno.ENOSPC: "make room and run the command again",
+    errno.EDQUOT: "make room and run the command again",
+    errno.EMFILE: "allow more open files ('ulimit -n 65536') and run the command again",
+    errno.EIO: "the disk or its connection fails; check it, then 'rag verify' the collection",
+    errno.ELOOP: "the link leads to itself; name the file that is meant",
+    errno.ENAMETOOLONG: "shorten the name",
+    errno.ENOTDIR: "a part of this path is a file; correct the path",
+    errno.EISDIR: "it is a folder; name a file",
+}
+"""What to do where the operating system says no and nobody has said more."""
 
 
 def main() -> None:
@@ -26,7 +42,9 @@ def main() -> None:
         sys.exit(141)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        _stop(f"{where}{error.strerror or error}", 1)
+        what = str(error.strerror or error)
+        step = _NEXT.get(error.errno or 0) if "; " not in what else None
+        _stop(f"{where}{what}{f'; {step}' if step else ''}", 1)
     except Exception as error:
         if os.environ.get("RAG_TRACEBACK"):
             raise

@@ -38,8 +38,8 @@ def writing(collection: Path, *, rewrites: bool = False, pieces: bool = True) ->
         InvalidInput: the folder holds something else than a collection.
     """
     _check_folder(collection)
-    (collection / "log").mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
+    with _told(collection), ExitStack() as stack:
+        (collection / "log").mkdir(parents=True, exist_ok=True)
         if rewrites:
             stack.enter_context(_only_rewriter(collection))
         lease = stack.enter_context((collection / "log" / WRITERS).open("a"))
@@ -47,8 +47,7 @@ def writing(collection: Path, *, rewrites: bool = False, pieces: bool = True) ->
             _tidy(collection)
         # Waits for one who is removing files; he is soon done.
         fcntl.flock(lease, fcntl.LOCK_SH)
-        with _told(collection):
-            yield
+        yield
         fcntl.flock(lease, fcntl.LOCK_UN)
         if pieces and _alone(lease):
             shutil.rmtree(collection / build.WORK, ignore_errors=True)
@@ -62,16 +61,16 @@ def cleaning(collection: Path) -> Iterator[None]:
         Conflict: a job is writing.
     """
     _check_folder(collection)
-    (collection / "log").mkdir(exist_ok=True)
-    with (collection / "log" / WRITERS).open("a") as lease:
+    with _told(collection), ExitStack() as stack:
+        (collection / "log").mkdir(exist_ok=True)
+        lease = stack.enter_context((collection / "log" / WRITERS).open("a"))
         if not _alone(lease):
             raise Conflict(
                 f"{collection}: another job is writing here, and what it has made is not named by "
                 "a manifest yet; wait until it ends and run the command again"
             )
         _tidy(collection)
-        with _told(collection):
-            yield
+        yield
 
 
 def reading(path: Path) -> int:

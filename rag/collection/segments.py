@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from rag.errors import Damaged
+from rag.errors import REFUSED, Damaged
 from rag.sources.ids import hash_ids
 
 FORMAT = 1
@@ -73,7 +74,10 @@ class Segment:
         try:
             return pa.memory_map(str(self.folder / name))
         except OSError as error:
-            raise Damaged(f"{self.folder / name}: {error}; 'rag verify' names all damage") from None
+            path = self.folder / name
+            if error.errno in REFUSED:
+                raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+            raise Damaged(f"{path}: {error}; 'rag verify' names all damage") from None
 
     def _read(self, name: str) -> list[pa.RecordBatch]:
         """The record batches of a file, mapped, their buffers in bounds."""

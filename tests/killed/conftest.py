@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from rag import Collection
 
 SERVER = Path(__file__).with_name("job_server.py")
 ROOT = Path(__file__).parents[2]
-Point = tuple[int, str]
+Point = tuple[int, str] | tuple[int, str, str, str]
+"""The number of a call from 0, "before" or "after"; counted are calls of this name with this text.
+"""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,20 @@ class Jobs:
         self._server.communicate()
 
     @staticmethod
-    def places(calls: Sequence[str], count: int, dice: random.Random) -> list[Point]:
+    def empty(folder: Path) -> None:
+        """Remove what a folder holds."""
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    @staticmethod
+    def copy(folder: Path) -> Path:
+        """A copy beside it, in the place of an earlier one."""
+        other = folder.with_name(f"{folder.name}-copy")
+        shutil.rmtree(other, ignore_errors=True)
+        return Path(shutil.copytree(folder, other))
+
+    @staticmethod
+    def places(calls: Sequence[str], count: int, dice: random.Random) -> Sequence[Point]:
         """So many points before or after different calls; the commit is among them."""
         commit = [n for n, call in enumerate(calls) if call.startswith(("link", "replace"))][-1:]
         numbers = [*commit, *dice.sample(range(len(calls)), min(count - len(commit), len(calls)))]

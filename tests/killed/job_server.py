@@ -3,12 +3,13 @@
 A process of its own that has imported what commands need, so that a child costs its job and no
 more. It reads one JSON object a line and answers with one:
 
-    {"do": "start", "arguments": [...], "point": [7, "before"], "signal": 9, "wait": true}
+    {"do": "start", "arguments": [...], "point": [7, "before", "rename", "x"], "signal": 9}
     {"do": "start", "arguments": [...], "after": 0.05}
-    {"do": "signal", "pid": 123, "signal": 18, "wait": true}
+    {"do": "signal", "pid": 123, "signal": 18, "wait": false}
 
-``point`` counts the calls in ``CALLS`` that the child makes: before or after that one it sends
-itself the signal. ``after`` are seconds after which it is killed from outside.
+``point`` counts from 0 the calls in ``CALLS`` that the child makes, those of this name with this
+text if they are given: before or after that one it sends itself the signal. ``after`` are seconds
+after which it is killed from outside.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ def run_child(request: dict[str, Any], out: int, err: int, told: int) -> None:
 def watch(point: list[Any] | None, number: int, told: int) -> list[str]:
     """Count the calls, and send this process the signal at the point; the list grows with them."""
     calls: list[str] = []
+    place, moment, wanted, part = [*(point or [-1, ""]), "", ""][:4]
+    fitting = 0
 
     def end(text: str, when: str) -> None:
         os.write(told, (json.dumps({"at": f"{when} {text}"}) + "\n").encode())
@@ -110,15 +113,18 @@ def watch(point: list[Any] | None, number: int, told: int) -> list[str]:
 
     def watched(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
-            here = len(calls)
+            nonlocal fitting
             text = " ".join([name, *(shown(argument) for argument in arguments)])
             calls.append(text)
-            if point == [here, "before"]:
+            fits = name.startswith(wanted) and part in text
+            here = fits and fitting == place
+            fitting += fits
+            if here and moment == "before":
                 end(text, "before")
             try:
                 return real(*arguments, **more)
             finally:
-                if point == [here, "after"]:
+                if here and moment == "after":
                     end(text, "after")
 
         return call
