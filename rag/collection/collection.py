@@ -42,6 +42,7 @@ class Collection:
         """Name the folder; ``open`` and ``create`` check it."""
         self.path = path
         self._snapshot: Snapshot | None = None
+        self._opened: Manifest | None = None
 
     def __repr__(self) -> str:
         """The folder."""
@@ -60,7 +61,7 @@ class Collection:
             Damaged: its newest manifest does not hold what was committed.
         """
         collection = cls(Path(path))
-        manifest.read(collection.path)
+        collection._opened = manifest.read(collection.path)
         return collection
 
     @classmethod
@@ -250,9 +251,12 @@ class Collection:
         held = self._snapshot
         if number is None and held is not None and [held.manifest.number] == newest:
             return held
-        snapshot = Snapshot(self.path, manifest.read(self.path, number))
+        found = self._opened
+        if found is None or [found.number] != newest or number not in (None, found.number):
+            found = manifest.read(self.path, number)
+        snapshot = Snapshot(self.path, found)
         if number is None:
-            self._snapshot = snapshot
+            self._snapshot, self._opened = snapshot, None
         return snapshot
 
     def search(

@@ -82,7 +82,7 @@ class Manifest(_Part):
     @property
     def checksum(self) -> str:
         """The sha256 of the content, in hexadecimal."""
-        return hashlib.sha256(canonical(self.content())).hexdigest()
+        return _sum(self.content())
 
     def folders(self) -> list[str]:
         """The folders of segments and indexes, as paths inside the collection."""
@@ -148,7 +148,7 @@ def parse(text: bytes, path: Path, advice: str = "") -> Manifest:
     try:
         value = dict(json.loads(text))
         checksum = value.pop("checksum")
-        actual = hashlib.sha256(canonical(value)).hexdigest()
+        actual = _sum(value)
         if actual != checksum:
             raise ValueError(f"its checksum is {actual[:16]}…, it says {str(checksum)[:16]}…")
         version = value.pop("format")
@@ -190,7 +190,11 @@ def commit(
 
 def _text(manifest: Manifest) -> bytes:
     content = manifest.content()
-    return canonical({**content, "checksum": manifest.checksum}) + b"\n"
+    return canonical({**content, "checksum": _sum(content)}) + b"\n"
+
+
+def _sum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(content)).hexdigest()
 
 
 def create(path: Path, text: bytes) -> bool:

@@ -46,10 +46,10 @@ class Snapshot:
             NotFound: the manifest was removed by ``clean``.
         """
         self.path, self.manifest = path, manifest
+        self._name = path.resolve().name
         # While it is open, 'rag clean' keeps what the manifest names: files are opened when needed.
         held = leases.reading(path_of(path, manifest.number))
         self._release = weakref.finalize(self, os.close, held)
-        self.identity = f"{path.resolve().name}@{manifest.number}-{manifest.checksum[:12]}"
         self.schema = passage_schema(manifest.fields)
         self.segments = [
             Segment(path / "segments" / entry.folder, entry.rows) for entry in manifest.segments
@@ -63,6 +63,11 @@ class Snapshot:
     def __len__(self) -> int:
         """The number of passages, without the deleted ones."""
         return self.manifest.live
+
+    @cached_property
+    def identity(self) -> str:
+        """The collection's name, the manifest's number and the beginning of its checksum."""
+        return f"{self._name}@{self.manifest.number}-{self.manifest.checksum[:12]}"
 
     @cached_property
     def keep(self) -> NDArray[np.bool_] | None:
