@@ -37,28 +37,27 @@ def kept_rows(keep: Arrays) -> tuple[Arrays, Arrays, Arrays, Any]:
     starts = np.zeros(windows + 1, np.int64)
     spans = np.zeros((windows, 2), np.int64)
     total = np.int64(0)
-    every_few = True
+    many = np.int64(0)
     for window in range(windows):
         first = window << WINDOW_BITS
         last = min(first + (1 << WINDOW_BITS), len(keep))
-        here, low, high = np.int64(0), np.int64(-1), np.int64(-1)
+        here = np.int64(0)
         for start in range(first, last, 128):  # so short that sums of bytes do not overflow
             part = np.uint8(0)
             for row in range(start, min(start + 128, last)):
                 part += np.uint8(keep[row])
-            here += np.int64(part)
             if part > 0:
-                low = start if low < 0 else low
-                high = start
+                if here == 0:
+                    spans[window, 0] = start - first
+                spans[window, 1] = min(start + 128, last) - first
+            here += np.int64(part)
         if here > 0:
-            while not keep[low]:
-                low += 1
-            high = min(high + 128, last)
-            while not keep[high - 1]:
-                high -= 1
-            spans[window, 0], spans[window, 1] = low - first, high - first
+            while not keep[first + spans[window, 0]]:
+                spans[window, 0] += 1
+            while not keep[first + spans[window, 1] - 1]:
+                spans[window, 1] -= 1
         few = here * FEW <= last - first
-        every_few = every_few and few
+        many += not few
         starts[window] = total if few else -1 - total
         total += here if few else 0
     starts[windows] = total
@@ -77,4 +76,4 @@ def kept_rows(keep: Arrays) -> tuple[Arrays, Arrays, Arrays, Any]:
                 for row in range(start, stop):
                     rows[at] = row & ((1 << WINDOW_BITS) - 1)
                     at += keep[row]
-    return starts, rows[:total].copy(), spans, every_few
+    return starts, rows[:total].copy(), spans, many == 0

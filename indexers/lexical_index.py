@@ -58,7 +58,7 @@ class _Kept(NamedTuple):
     """What the kernel ``kept_rows`` says of the rows of one folder that may be found."""
 
     starts: NDArray[np.int64]
-    kept: NDArray[np.uint16]
+    rows: NDArray[np.uint16]
     spans: NDArray[np.int64]
     few: bool
 
@@ -288,7 +288,7 @@ class LexicalIndex:
         ):
             _kernels_search.search(
                 part, first, plan.bounds, plan.terms, plan.weights, numbers, span[0], *factors,
-                keep, *kept, *room, scores, rows, sizes,
+                keep, kept.starts, kept.rows, kept.spans, kept.few, *room, scores, rows, sizes,
             )  # fmt: skip
         self._spare.append(room)
         return _kernels_search.sorted_hits(scores, rows, sizes)
