@@ -13,12 +13,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from rag.indexers import faults
 from rag.indexers.postings import ESCAPE, WINDOW, Postings
 
 
 def term(part: Postings, number: int) -> bytes:
-    """The text of the term with this number."""
-    return part.terms[part.term_offsets[number] : part.term_offsets[number + 1]].tobytes()
+    """The text of the term with this number.
+
+    Raises:
+        Damaged: the index is damaged there, as all functions of this module say.
+    """
+    first, last = _span(part, "term_offsets", number, len(part.terms))
+    return part.terms[first:last].tobytes()
 
 
 def beginning(part: Postings, prefix: bytes) -> range:
@@ -41,10 +47,19 @@ def rows(part: Postings, number: int) -> NDArray[np.int64]:
     """The rows that hold a term, ascending; none for -1."""
     if number < 0:
         return np.zeros(0, np.int64)
-    runs = slice(int(part.term_runs[number]), int(part.term_runs[number + 1]))
-    starts = part.run_starts[runs.start : runs.stop + 1].astype(np.int64)
-    bases = np.repeat(part.run_windows[runs].astype(np.int64) * WINDOW, np.diff(starts))
-    return bases + part.rows[starts[0] : starts[-1]]
+    first, last = _span(part, "term_runs", number, len(part.run_windows))
+    starts = part.run_starts[first : last + 1].astype(np.int64)
+    sizes = np.diff(starts)
+    if len(sizes) and (sizes.min() < 0 or sizes.max() > WINDOW or starts[-1] > len(part.rows)):
+        raise faults.outside(part, "run_starts")
+    windows = part.run_windows[first:last].astype(np.int64)
+    if len(windows) and windows.max() * WINDOW >= len(part.lengths):
+        raise faults.outside(part, "run_windows")
+    bases = np.repeat(windows * WINDOW, sizes)
+    found = bases + part.rows[starts[0] : starts[-1]]
+    if len(found) and found.max() >= len(part.lengths):
+        raise faults.outside(part, "rows")
+    return found
 
 
 def holding_all(part: Postings, texts: Sequence[bytes]) -> NDArray[np.bool_]:
@@ -63,14 +78,26 @@ def count(part: Postings, number: int, row: int) -> int:
     """How often a term stands in a row; 0 for the number -1."""
     if number < 0:
         return 0
-    first, last = int(part.term_runs[number]), int(part.term_runs[number + 1])
+    first, last = _span(part, "term_runs", number, len(part.run_windows))
     run = first + int(np.searchsorted(part.run_windows[first:last], row // WINDOW))
     if run == last or part.run_windows[run] != row // WINDOW:
         return 0
-    low, high = int(part.run_starts[run]), int(part.run_starts[run + 1])
+    low, high = _span(part, "run_starts", run, len(part.rows))
     at = low + int(np.searchsorted(part.rows[low:high], np.uint16(row % WINDOW)))
     if at == high or part.rows[at] != row % WINDOW:
         return 0
     if part.counts[at] < ESCAPE:
         return int(part.counts[at])
-    return int(part.large_counts[np.searchsorted(part.large_positions, at)])
+    place = int(np.searchsorted(part.large_positions, at))
+    if place == len(part.large_counts) or part.large_positions[place] != at:
+        raise faults.outside(part, "large_positions", "counts")
+    return int(part.large_counts[place])
+
+
+def _span(part: Postings, name: str, number: int, end: int) -> tuple[int, int]:
+    """Where that begins and ends which the array ``name`` says of a number; ``end`` at most."""
+    offsets = getattr(part, name)
+    first, last = int(offsets[number]), int(offsets[number + 1])
+    if not first <= last <= end:
+        raise faults.outside(part, name)
+    return first, last

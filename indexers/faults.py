@@ -16,9 +16,16 @@ def damaged(part: Postings, fault: int) -> Damaged:
         part: the mapped arrays of one segment.
         fault: the number, one of ``FILES``.
     """
-    name = FILES[fault]
-    file = getattr(getattr(part, name).base, "filename", f"{name}.npy")
+    return outside(part, FILES[fault])
+
+
+def outside(part: Postings, *names: str) -> Damaged:
+    """The error for an array, or one of several, whose values point outside the index."""
+    arrays = {name: getattr(part, name).base for name in names}
+    files = " or ".join(
+        str(getattr(array, "filename", f"{name}.npy")) for name, array in arrays.items()
+    )
     return Damaged(
-        f"{file}: is damaged: what it says of a term lies outside the index; "
+        f"{files}: is damaged: what it says of a term lies outside the index; "
         "'rag verify' names all damage, and 'rag index' from the source repairs it"
     )

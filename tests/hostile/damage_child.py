@@ -76,6 +76,8 @@ def commands(work: Path, more: Path) -> dict[str, list[str]]:
     where = str(work)
     return {
         "search": ["search", "apple birch", "-c", where, "--json"],
+        "phrases": ["search", '"apple birch" app*', "-c", where, "--json", "--syntax", "phrases"]
+        + ["--explain"],
         "ask": ["ask", "Which apple?", "-c", where, "--json"],
         "info": ["info", where],
         "verify": ["verify", where],

@@ -149,7 +149,9 @@ def test_a_file_that_compaction_merges_is_checked_first(
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_no_command_crashes_on_any_damage(seed: int, collection: Path, tmp_path: Path) -> None:
-    commands = ("search", "ask", "info", "verify", "delete", "add", "compact", "index")
+    commands = (
+        "search", "phrases", "ask", "info", "verify", "delete", "add", "compact", "index"
+    )  # fmt: skip
     results = run_child(collection, tmp_path / "work", seed, *commands)
     wrong = {}
     for case in results:

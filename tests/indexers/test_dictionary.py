@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag.errors import InvalidInput
+from rag.errors import Damaged, InvalidInput
 from rag.indexers import Lexical
 from rag.indexers.lexical_index import LexicalIndex
 from rag.indexers.tokenizer import Terms
@@ -116,3 +116,42 @@ def test_searching_terms_is_searching_their_text(tmp_path: Path) -> None:
         strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "asks"),
+    [
+        ("term_offsets", 10**6, "expand"),
+        ("term_offsets", 0, "expand"),
+        ("term_runs", 10**6, "rows_with"),
+        ("term_runs", 10**6, "explain"),
+        ("run_starts", 2**32 - 1, "rows_with"),
+        ("run_starts", 2**32 - 1, "explain"),
+        ("rows", 60_000, "rows_with"),
+        ("run_windows", 9, "rows_with"),
+        ("large_positions", 10**6, "explain"),
+    ],
+)
+def test_damaged_arrays_are_named(tmp_path: Path, name: str, value: int, asks: str) -> None:
+    """Every place of an array in turn holds a wrong value; the file is named, or not needed."""
+    texts = ["aa bb " + "aa " * 300, "aa ab cc", "bb cc aa"]
+    index([texts], tmp_path)
+    file = tmp_path / "0" / f"{name}.npy"
+    good, told = np.load(file), 0
+    for place in range(len(good) - (name not in ("rows", "run_windows", "large_positions"))):
+        array = good.copy()
+        array[place] = value
+        np.save(file, array)
+        opened = PLAIN.open([tmp_path / "0"])
+        try:
+            if asks == "expand":
+                opened.expand("a", most=9)
+            elif asks == "rows_with":
+                opened.rows_with(["aa", "bb"])
+            else:
+                opened.explain("aa cc", 0)
+        except Damaged as error:
+            told += 1
+            assert f"{name}.npy" in str(error)
+            assert "'rag verify' names all damage" in str(error)
+    assert told
