@@ -13,6 +13,7 @@ import errno
 import fcntl
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -45,9 +46,15 @@ def writing(collection: Path, *, rewrites: bool = False, pieces: bool = True) ->
         lease = stack.enter_context((collection / "log" / WRITERS).open("a"))
         if _alone(lease):
             _tidy(collection)
+            lease.truncate(0)
         # Waits for one who is removing files; he is soon done.
         fcntl.flock(lease, fcntl.LOCK_SH)
-        yield
+        _note(lease, f"process {os.getpid()}")
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # only what 'clean' says hangs on it
+                _note(lease, f"process {os.getpid()}{_ENDED}")
         fcntl.flock(lease, fcntl.LOCK_UN)
         if pieces and _alone(lease):
             shutil.rmtree(collection / build.WORK, ignore_errors=True)
@@ -58,16 +65,18 @@ def cleaning(collection: Path) -> Iterator[None]:
     """Remove files of the collection: no writer is at work, and none begins meanwhile.
 
     Raises:
-        Conflict: a job is writing.
+        Conflict: a job is writing; the message names its process.
     """
     _check_folder(collection)
     with _told(collection), ExitStack() as stack:
         (collection / "log").mkdir(exist_ok=True)
-        lease = stack.enter_context((collection / "log" / WRITERS).open("a"))
+        lease = stack.enter_context((collection / "log" / WRITERS).open("a+"))
         if not _alone(lease):
+            lease.seek(0)
+            who = ", ".join(_living(lease.read().splitlines())) or "unknown"
             raise Conflict(
-                f"{collection}: another job is writing here, and what it has made is not named by "
-                "a manifest yet; wait until it ends and run the command again"
+                f"{collection}: another job is writing here ({who}), and what it has made is not "
+                "named by a manifest yet; wait until it ends and run the command again"
             )
         _tidy(collection)
         yield
@@ -102,6 +111,29 @@ def _alone(file: IO[str] | IO[bytes]) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+_ENDED = " ended"
+
+
+def _note(lease: IO[str], line: str) -> None:
+    """Append a line in one write, beside other writers."""
+    lease.write(f"{line}\n")
+    lease.flush()
+
+
+def _living(lines: list[str]) -> Iterator[str]:
+    """The ``process N`` that have begun, have not ended and were not killed.
+
+    Only this machine's are known: one that writes from another one may be left out.
+    """
+    begun = Counter(line for line in lines if not line.endswith(_ENDED))
+    begun.subtract(line.removesuffix(_ENDED) for line in lines if line.endswith(_ENDED))
+    for writer in +begun:
+        with suppress(ValueError, ProcessLookupError):
+            with suppress(PermissionError):  # it is another user's
+                os.kill(int(writer.removeprefix("process ")), 0)
+            yield writer
 
 
 @contextmanager

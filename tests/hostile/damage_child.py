@@ -45,6 +45,7 @@ def _loop(file: Path, other: Path, dice: random.Random) -> None:
 DAMAGES: dict[str, Damage] = {
     "emptied": lambda file, other, dice: _write(file, b""),
     "halved": lambda file, other, dice: _write(file, file.read_bytes()[: file.stat().st_size // 2]),
+    "a byte short": lambda file, other, dice: _write(file, file.read_bytes()[:-1]),
     "noise": lambda file, other, dice: _write(file, dice.randbytes(file.stat().st_size)),
     "noise in its body": lambda file, other, dice: _write(file, _body(file.read_bytes(), dice)),
     "swapped": lambda file, other, dice: _write(file, other.read_bytes()),

@@ -55,10 +55,18 @@ def test_a_second_rewriter_is_told_who_writes(tmp_path: Path, rag: Rag) -> None:
         code, _, err = rag("compact", path)
         assert (code, f"process {running.pid}" in err) == (2, True)
         code, _, err = rag("clean", path)
-        assert (code, "another job is writing here" in err) == (2, True)
+        assert (code, f"another job is writing here (process {running.pid}), and" in err) == (
+            2,
+            True,
+        )
         assert collection.delete(["p2"]).deleted == 1  # what commutes goes on
         assert collection.add([{"id": "new", "text": "apple"}]).added == 1
         assert len(collection.search("apple", k=50)) == 40
+        # Not this process, whose writing has ended, nor one that was killed.
+        with (path / "log" / leases.WRITERS).open("a") as file:
+            file.write(f"process {2**22 + 1}\n")
+        with pytest.raises(Conflict, match=rf"here \(process {running.pid}\), and"):
+            collection.clean()
     finally:
         running.kill()
         running.wait()
