@@ -3,15 +3,14 @@
 A test is named after the complaint; its docstring says where it was made. Complaints about one
 thing share a test. Those that cannot apply yet, and why:
 
-- memory of embeddings of a whole corpus (FlashRAG #84, #233), FAISS indexes that differ from their
-  store, shift or are unreadable (faiss #861, #3498, #373, #3888; haystack #6228's first half), GPU
-  builds of FAISS (pyserini #566, #2098): there is no dense index yet;
+- memory of embeddings of a whole corpus (FlashRAG #84), additions that corrupt a FAISS index
+  (faiss #3498), GPU builds of FAISS (pyserini #566, #2098): there is no dense index yet;
 - objects spilled by Ray (ray #26441, #42479, #34041): there is no Ray executor yet;
-- a Java heap (pyserini #1740) and two JVMs (patapsco #23): there is no Java; the extra for Lucene
-  is not built yet;
-- checkpoints of several backends (txtai #937, #1197): every index kind is built by the same job,
-  and tests/rag/collection/test_killed.py kills it;
+- a Java heap (pyserini #1740), a JVM in several processes (#1761, #139) and two JVMs (patapsco
+  #23): there is no Java; the extra for Lucene is not built yet;
 - breakpoints in asynchronous pipelines (haystack #9465): there are no breakpoints.
+
+Full disks (FlashRAG #168, faiss #607) are in tests/killed/test_full_disk.py.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ import pytest
 
 from rag import Batch, Collection, Columns, Context, Pipeline, Stage
 from rag.collection import build
+from rag.collection.segments import Segment
 from rag.errors import InvalidFile, InvalidInput, NotFound, RagError
 from rag.eval import Dataset, evaluate
 from rag.eval.measures import answers, retrieval
 from rag.indexers import Lexical
 from rag.indexers.lexical_index import LexicalIndex
+from rag.pipelines import draw
 from rag.retrievers import BM25
 from rag.sources import Reader, Split
 from rag.stage import Step
@@ -155,7 +157,7 @@ def test_indexing_does_not_hold_everything_until_the_end(
 
 
 def test_a_search_over_many_segments_keeps_k_hits_and_not_k_of_each(tmp_path: Path) -> None:
-    """beir #109 and sentence-transformers PR #1715: top-k of every chunk was kept (50 GB)."""
+    """beir #109, sentence-transformers PR #1715: top-k of every chunk was kept; pyserini #798."""
     one = Collection.build(ROWS, tmp_path / "one")[0]
     many = Collection.build(ROWS, tmp_path / "many", segment_rows=5)[0]
     assert len(many.snapshot().segments) >= 24
@@ -217,6 +219,22 @@ print(*sorted({{"torch", "faiss", "ray", "haystack", "jnius", "pyserini"}} & set
     assert in_a_process(program).split() == []
 
 
+def test_a_drawing_of_any_size_is_made_here(
+    wiki: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """haystack #7896, #8089, #9107: a stranger's server drew at most 12,000 characters."""
+
+    def refuse(*args: object) -> object:
+        raise AssertionError("a connection")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    stages = [BM25(into=f"found_{n}", top_k=3) for n in range(200)]
+    with Pipeline(stages, wiki) as pipeline:
+        for picture in (draw.mermaid(pipeline), draw.svg(pipeline)):
+            assert len(picture) > 12_000
+            assert "found_199" in picture
+
+
 def test_opening_parses_no_passage_and_deleting_rewrites_no_file(wiki: Collection) -> None:
     """llama_index #9347 (6,519 chunks load in 50 s), #14124 (a delete 200 s), #15744, #16088."""
     opened = Collection.open(wiki.path).snapshot()
@@ -246,6 +264,58 @@ def test_an_index_and_its_passages_never_count_differently(wiki: Collection) -> 
         assert snapshot.index("lexical").rows == snapshot.manifest.rows
         assert len(snapshot) == len(list(wiki.passages()))
         assert wiki.verify() == []
+
+
+def test_many_read_one_index_at_once(wiki: Collection) -> None:
+    """faiss #861: a read error under several workers."""
+    questions = [f"{word} {n}" for word in WORDS for n in range(20)]
+    alone = [ids(wiki, question) for question in questions]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda question: ids(wiki, question), questions)) == alone
+    program = f"""
+import json, sys
+from rag import Collection
+wiki = Collection.open({str(wiki.path)!r})
+print(json.dumps([[hit.id for hit in wiki.search(q)] for q in {questions!r}]))
+"""
+    with ThreadPoolExecutor(2) as threads:
+        for out in threads.map(in_a_process, [program] * 2):
+            assert json.loads(out) == alone
+
+
+def test_an_index_of_another_version_or_of_none_says_so(wiki: Collection) -> None:
+    """faiss #373, #586 (an index of a newer faiss could not be read), #3888 (not recognised)."""
+    file = next(wiki.path.glob("indexes/lexical/*/index.json"))
+    head = json.loads(file.read_text())
+    for text, said in (
+        (json.dumps({**head, "format": 99}), "99"),
+        ("[]", "it holds no object"),
+        ("no index", "is damaged"),
+    ):
+        file.write_text(text)
+        with pytest.raises(RagError, match="indexes/lexical/.*; run `rag") as caught:
+            Collection.open(wiki.path).search("apple")
+        assert said in str(caught.value)
+
+
+def test_one_document_is_looked_up_and_not_searched_for(
+    wiki: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama_index #14597: every stored hash was read to add one document."""
+    taken: list[int] = []
+    real = Segment.take
+
+    def counted(segment: Segment, rows: Any, columns: Any) -> pa.Table:
+        taken.append(len(rows))
+        return real(segment, rows, columns)
+
+    def refuse(segment: Segment, columns: Any = None) -> Any:
+        raise AssertionError("all passages were read")
+
+    monkeypatch.setattr(Segment, "take", counted)
+    monkeypatch.setattr(Segment, "whole_batches", refuse)
+    assert wiki.add([{"id": "p7", "text": "new"}], on_existing="replace").deleted == 1
+    assert sum(taken) <= 70  # the passage, and the run of its document's neighbours
 
 
 def test_ids_do_not_shift_after_a_deletion(wiki: Collection) -> None:
@@ -278,25 +348,26 @@ def test_a_part_of_a_corpus_is_measured_and_a_foreign_one_refused(tmp_path: Path
 def test_a_job_that_failed_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """txtai #695, FlashRAG #168: a crash lost all that was computed."""
+    """txtai #695, FlashRAG #168: a crash lost all; txtai #937, #1197: not for every index."""
+    indexes = {"lexical": Lexical(), "plain": Lexical(stemmer="none")}
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     built: list[int] = []
     real = Lexical.build
 
     def counted(kind: Lexical, passages: pa.Table, out: Path) -> None:
-        if len(built) == 4 and not (tmp_path / "again").exists():
+        if len(built) == 7 and not (tmp_path / "again").exists():
             raise OSError(28, "No space left on device")
         built.append(passages.num_rows)
         real(kind, passages, out)
 
     monkeypatch.setattr(Lexical, "build", counted)
     with pytest.raises(OSError, match="No space left"):
-        Collection.build(source, tmp_path / "c", segment_rows=20)
-    assert len(built) == 4
+        Collection.build(source, tmp_path / "c", indexes=indexes, segment_rows=20)
+    assert len(built) == 7
     (tmp_path / "again").touch()
-    collection, _ = Collection.build(source, tmp_path / "c", segment_rows=20)
-    assert sum(built) == len(collection) == len(ROWS)  # no part was built twice
+    collection, _ = Collection.build(source, tmp_path / "c", indexes=indexes, segment_rows=20)
+    assert sum(built) == 2 * len(collection) == 2 * len(ROWS)  # no part was built twice
 
 
 def test_a_failed_replacement_loses_no_document(wiki: Collection) -> None:

@@ -112,6 +112,38 @@ def test_a_line_of_100_mb_takes_memory_in_proportion(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "kind", ["msmarco", "seal", "dpr", "kilt", "flashrag", "parquet", "folder"]
+)
+@pytest.mark.parametrize("content", ["letters", "NUL bytes"])
+def test_100_mb_in_the_formats_of_others_take_memory_in_proportion(
+    kind: str, content: str, peak: Peak, usual: int, tmp_path: Path
+) -> None:
+    """A row of 100 MB that is none, or a document of NUL bytes, and what is said of it."""
+    data = {"letters": b"x" * 97 + b" y ", "NUL bytes": bytes(100)}[content] * MB
+    source = tmp_path / "a.txt"
+    source.write_bytes(b"id\ttext\ttitle\n" * (kind == "dpr") + data + b"\n")
+    expected = {"parquet": "cannot be read as parquet", "folder": "a NUL byte"}.get(kind, "'row': ")
+    if kind == "folder":
+        source = tmp_path / "docs"
+        source.mkdir()
+        (tmp_path / "a.txt").rename(source / "a.txt")
+    facts = {"kind": "index", "indexes": {"lexical": {"type": "lexical"}}}
+    yaml = tmp_path / "index.yaml"
+    yaml.write_text(json.dumps({**facts, "source": {"type": kind, "path": str(source)}}))
+    code, said, found = peak("index", yaml, "--out", tmp_path / "c")
+    if (kind, content) == ("folder", "letters"):
+        assert code == 0
+        assert found < usual + 3000
+        return
+    assert code in (1, 2)
+    assert str(source) in said
+    assert expected in said
+    assert len(said) < 2000
+    assert found < usual + 1000
+
+
+@pytest.mark.slow
 def test_a_document_of_100_mb_is_a_document(peak: Peak, usual: int, tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
     source.write_text(json.dumps({"id": "a", "text": "apple birch " * (100 * MB // 12)}) + "\n")
