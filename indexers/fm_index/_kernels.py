@@ -37,6 +37,7 @@ LISTED = 8192
 MOST_NODES = 1 << 20
 DAMAGED = -1
 BAD_RANGE = -2
+BAD_OFFSETS = -3
 
 U0, U1, U2, U6, U7, U8, U10, U32, U63 = (np.uint64(i) for i in (0, 1, 2, 6, 7, 8, 10, 32, 63))
 LOW = np.uint64(0xFFFFFFFF)
@@ -224,6 +225,8 @@ def find(
         longest = 0
         for i in range(begin, end):
             length = offsets[i + 1] - offsets[i]
+            if length < 0 or offsets[i] < 0 or offsets[i + 1] > len(tokens):
+                return BAD_OFFSETS
             longest = max(longest, length)
             out[i, 0], out[i, 1] = 0, size
             if length == 0:

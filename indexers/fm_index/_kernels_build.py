@@ -177,50 +177,51 @@ def fill_successors(
 
 
 @kernel
-def _put_bits(words: Arrays, base: Number, block: Number, ones: Number) -> Number:
-    """Write the counts of a block whose bits are set; the ones up to its end.
-
-    The low half of the first word is the ones before the block; above it stand, in ten bits each,
-    the ones before its third, fifth and seventh word.
-    """
-    at = base + 8 * block
-    head = np.uint64(ones)
-    inside = 0
-    for w in range(7):
-        if w == 2 or w == 4 or w == 6:
-            head |= np.uint64(inside) << np.uint64(22 + 5 * w)
-        inside += _ones(words[at + 1 + w])
-    words[at] = head
-    return ones + inside
+def _count_ones(words: Arrays, size: Number) -> None:
+    """Write the counts of blocks whose ``size`` bits are set, as ``_split`` does."""
+    ones = 0
+    for block in range(size // BLOCK + 1):
+        head, inside = np.uint64(ones), 0
+        for w in range(7):
+            if w == 2 or w == 4 or w == 6:
+                head |= np.uint64(inside) << np.uint64(22 + 5 * w)
+            inside += _ones(words[8 * block + 1 + w])
+        words[8 * block] = head
+        ones += inside
 
 
 @kernel
 def _split(
     source: Arrays, target: Arrays, shift: Number, zeros: Number, words: Arrays, base: Number
 ) -> None:
-    """One level: the bits ``shift`` of ``source``, and ``target``: those with 0, then with 1."""
+    """One level: the bits ``shift`` of ``source``, and ``target``: those with 0, then with 1.
+
+    The first word of a block has in its low half the ones before the block, and above it, in ten
+    bits each, the ones before the block's third, fifth and seventh word.
+    """
     size = len(source)
-    at0, at1 = 0, zeros
-    ones = 0
+    shift = np.uint64(shift)
+    at0, at1 = np.uint64(0), np.uint64(zeros)  # unsigned: indices are then not looked at
+    ones = np.uint64(0)
     for block in range(size // BLOCK + 1):
-        at = base + 8 * block
-        head = np.uint64(ones)
-        inside = 0
+        at = np.uint64(base + 8 * block)
+        head, inside = ones, np.uint64(0)
         for w in range(7):
             if w == 2 or w == 4 or w == 6:
-                head |= np.uint64(inside) << np.uint64(22 + 5 * w)
-            word = np.uint64(0)
+                head |= inside << np.uint64(22 + 5 * w)
             begin = min(size, block * BLOCK + w * 64)
             stop = min(size, begin + 64)
-            for i in range(begin, stop):
-                symbol = np.int64(source[i])
-                bit = (symbol >> shift) & 1
-                word |= np.uint64(bit) << np.uint64(i - begin)
-                target[at0 + (at1 - at0) * bit] = symbol  # no branch: the bits are random
+            word, place = np.uint64(0), np.uint64(0)
+            for i in range(np.uint64(begin), np.uint64(stop)):
+                symbol = source[i]
+                bit = (np.uint64(symbol) >> shift) & ONE
+                word |= bit << place
+                place += ONE
+                target[at1 if bit else at0] = symbol
                 at1 += bit
-                at0 += 1 - bit
-                inside += bit
-            words[at + 1 + w] = word
+                at0 += ONE - bit
+            inside += np.uint64(_ones(word))
+            words[at + np.uint64(1 + w)] = word
         words[at] = head
         ones += inside
 
@@ -258,7 +259,5 @@ def fill_samples(
                 words[8 * block + 1 + (bit >> 6)] |= ONE << np.uint64(bit & 63)
             found += 1
     if len(samples):
-        ones = 0
-        for block in range(size // BLOCK + 1):
-            ones = _put_bits(words, 0, block, ones)
+        _count_ones(words, size)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -30,6 +31,8 @@ def build(
     sequences: Iterable[ArrayLike], folder: Path, locate: Literal["full", "sampled"] = "full"
 ) -> None:
     """Write the index of the ``sequences`` to ``folder``; see ``FMIndex.build``."""
+    from rag.indexers.fm_index import _kernels_build
+
     if locate not in ("full", "sampled"):
         raise InvalidInput(f"locate is {locate!r}; it is 'full' or 'sampled'")
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,15 +56,14 @@ def build(
     spans[:, 0] = spans[:, 1] - counts
     files.write(folder, "order", order)
     positions = _suffixes(text, order, counts)
-    samples = _write_positions(folder, positions, text, locate)
     bwt = np.empty_like(text)
-    from rag.indexers.fm_index import _kernels_build
-
     _kernels_build.next_symbols(text, positions, bwt)
-    del positions, text
-    successors = _write_successors(folder, bwt, order, spans)
-    files.write(folder, "spans", spans)
-    _write_matrix(folder, bwt, counts, spans)
+    with ThreadPoolExecutor(1) as other:  # the largest file is written while loops run
+        writing = other.submit(_write_positions, folder, positions, text, locate)
+        successors = _write_successors(folder, bwt, order, spans)
+        files.write(folder, "spans", spans)
+        _write_matrix(folder, bwt, counts, spans)
+        samples = writing.result()
     tokens = int(lengths.sum())
     files.finish(folder, files.Shape(tokens, len(lengths), len(alphabet), successors, samples))
 

@@ -104,6 +104,8 @@ def finish(folder: Path, shape: Shape) -> None:
     part = folder / f"{NAME}.part"
     part.write_text(json.dumps(said, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(part, folder / NAME)
+    for name in {"positions", "marks", "samples"} - set(shape.arrays()):
+        (folder / f"{name}.npy").unlink(missing_ok=True)  # of an older index
 
 
 def read(folder: Path) -> tuple[Shape, dict[str, NDArray[Any]]]:

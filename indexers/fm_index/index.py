@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -139,25 +140,21 @@ class FMIndex:
         low, high = self.find_flat(np.array([0, len(tokens)]), tokens)[0].tolist()
         return low, high
 
-    def find_flat(self, offsets: I64, tokens: NDArray[Any]) -> I64:
+    def find_flat(self, offsets: ArrayLike, tokens: ArrayLike) -> I64:
         """The rows of many n-grams, n-gram i being ``tokens[offsets[i] : offsets[i + 1]]``: (n, 2).
 
-        Tokens of any integer value may be asked for, those that do not occur are not found.
+        Any integer may be asked for; a token that does not occur is not found.
         """
         offsets = np.ascontiguousarray(offsets, np.int64)
         tokens = np.ascontiguousarray(tokens, np.int64)
-        if (
-            not len(offsets)
-            or offsets[0] < 0
-            or offsets[-1] > len(tokens)
-            or (np.diff(offsets) < 0).any()
-        ):
+        if offsets.ndim != 1 or tokens.ndim != 1 or not len(offsets):
             raise InvalidInput(
-                f"offsets of n-grams must ascend from 0 or more to at most {len(tokens):,}, "
-                "the number of tokens"
+                f"offsets have shape {offsets.shape} and tokens {tokens.shape}; n n-grams are "
+                "n + 1 offsets, and one flat array of tokens"
             )
         out = np.empty((len(offsets) - 1, 2), np.int64)
-        self._check(_kernels.find(*self._all, offsets, tokens, out))
+        if code := _kernels.find(*self._all, offsets, tokens, out):
+            self._fail(code)
         return out
 
     def count(self, ngrams: Sequence[Sequence[int] | NDArray[Any]]) -> I64:
@@ -179,7 +176,8 @@ class FMIndex:
                 "each range takes one token"
             )
         out = np.empty_like(ranges)
-        self._check(_kernels.extend(*self._extending, ranges, tokens, out))
+        if code := _kernels.extend(*self._extending, ranges, tokens, out):
+            self._fail(code)
         return out
 
     def next_tokens(self, range: ArrayLike) -> NextTokens:
@@ -187,17 +185,20 @@ class FMIndex:
 
         The end of a document is none of them. Those of the whole index are kept and read-only.
         """
-        low, high = range  # type: ignore[misc]
-        if low == 0 and high == self._shape.rows:
+        ranges = np.ascontiguousarray(range, np.int64)
+        if ranges.shape != (2,):
+            raise InvalidInput(f"the range has shape {ranges.shape}; it is a pair of rows")
+        if ranges[0] == 0 and ranges[1] == self._shape.rows:
             return self._root_tokens()
-        return self.next_tokens_of(np.array(((low, high),), np.int64))[1]
+        return self.next_tokens_of(ranges[None])[1]
 
     def next_tokens_of(self, ranges: ArrayLike) -> tuple[I64, NextTokens]:
         """All tokens that follow each of n n-grams: (n + 1,) offsets, and the tokens end to end."""
         ranges = _ranges(ranges)
         offsets = np.zeros(len(ranges) + 1, np.int64)
         found = _kernels.successors(*self._all, ranges, offsets)
-        self._check(int(offsets[0]))
+        if code := offsets[0]:
+            self._fail(code)
         return offsets, NextTokens(*found)
 
     def _root_tokens(self) -> NextTokens:
@@ -237,11 +238,9 @@ class FMIndex:
         tokens = np.empty((len(ranges), k), np.int64)
         scores = np.empty((len(ranges), k), np.float32)
         found = np.empty((len(ranges), k, 2), np.int64)
-        self._check(
-            _kernels.top_k(
-                *self._all, ranges, log_probs, log_probs.view(np.int32), tokens, scores, found
-            )
-        )
+        bits = log_probs.view(np.int32)
+        if code := _kernels.top_k(*self._all, ranges, log_probs, bits, tokens, scores, found):
+            self._fail(code)
         return TopTokens(tokens, scores, found)
 
     def locate(self, rows: ArrayLike) -> tuple[I64, I64]:
@@ -275,22 +274,21 @@ class FMIndex:
         ordered: bool,
     ) -> None:
         """``locate_ranges`` into arrays that are there, documents numbered from a given one."""
-        self._check(
-            _kernels.locate(
-                *self._locating,
-                self._stored,
-                self._marks,
-                self._samples,
-                self._starts,
-                self._directory,
-                ranges,
-                targets,
-                first_document,
-                ordered,
-                documents,
-                offsets,
-            )
-        )
+        if code := _kernels.locate(
+            *self._locating,
+            self._stored,
+            self._marks,
+            self._samples,
+            self._starts,
+            self._directory,
+            ranges,
+            targets,
+            first_document,
+            ordered,
+            documents,
+            offsets,
+        ):
+            self._fail(code)
 
     def document(self, number: int) -> NDArray[np.int32]:
         """The tokens of a document, as they were given."""
@@ -307,36 +305,33 @@ class FMIndex:
         lengths = self._starts[numbers + 1].astype(np.int64) - self._starts[numbers] - 1
         offsets = np.zeros(len(numbers) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        if len(lengths) and (lengths.min() < 0 or offsets[-1] > self.tokens * len(lengths)):
-            self._check(_kernels.DAMAGED)
+        if len(lengths) and (lengths.min() < 0 or lengths.max() > self.tokens):
+            self._fail(_kernels.DAMAGED)
         out = np.empty(int(offsets[-1]), np.int32)
-        self._check(
-            _kernels.gather(self._alphabet, self._text, self._starts, numbers, offsets, out)
-        )
+        if code := _kernels.gather(self._alphabet, self._text, self._starts, numbers, offsets, out):
+            self._fail(code)
         return offsets, out
 
-    def _check(self, code: int) -> None:
+    def _fail(self, code: int) -> None:
         """Raise what a kernel's negative answer stands for."""
         if code == _kernels.BAD_RANGE:
             raise InvalidInput(
                 f"a range of rows is not within 0 .. {len(self):,}, or ends before it begins; "
                 "take ranges that this index gave"
             )
-        if code == _kernels.DAMAGED:
-            raise Damaged(
-                f"{self.folder}: is damaged: its arrays point outside one another; {files.REPAIR}"
-            )
+        if code == _kernels.BAD_OFFSETS:
+            raise InvalidInput("the offsets of n-grams do not ascend within the array of tokens")
+        raise Damaged(
+            f"{self.folder}: is damaged: its arrays point outside one another; {files.REPAIR}"
+        )
 
 
 def flat(ngrams: Sequence[Sequence[int] | NDArray[Any]]) -> tuple[I64, I64]:
     """Token lists end to end: (n + 1,) offsets, and the tokens."""
-    offsets = np.zeros(len(ngrams) + 1, np.int64)
-    if not len(ngrams):
-        return offsets, np.zeros(0, np.int64)
-    np.cumsum([len(ngram) for ngram in ngrams], out=offsets[1:])
-    if all(isinstance(ngram, np.ndarray) for ngram in ngrams):
+    offsets = np.array([0, *accumulate(map(len, ngrams))], np.int64)
+    if len(ngrams) and all(isinstance(ngram, np.ndarray) for ngram in ngrams):
         return offsets, np.concatenate(ngrams).astype(np.int64, copy=False)
-    return offsets, np.array([token for ngram in ngrams for token in ngram], np.int64)
+    return offsets, np.array(list(chain.from_iterable(ngrams)), np.int64)
 
 
 def _ranges(given: ArrayLike) -> I64:
