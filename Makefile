@@ -2,9 +2,11 @@
 #   PYTHON=/path/to/python   the interpreter to use (default: the first of 3.14 ... 3.11 that fits)
 #   WORKERS=4                the processes of the tests (default: 2)
 #   ARGS="-k bm25"           more arguments for pytest
+#   CORPUS=FILE              the passages of the benchmarks
 
 SHELL := /bin/sh
 WORKERS ?= 2
+CORPUS ?= corpus/passages.jsonl
 ARGS ?=
 
 DEMO := .venv/bin/python
@@ -39,11 +41,12 @@ format: .venv-test/.installed  ## format the code and fix what the linter can fi
 	$(TEST) -m ruff check --fix .
 	$(TEST) -m ruff format .
 
-bench: .venv-test/.installed  ## run every benchmark under benchmarks/
-	@set -e; for file in benchmarks/*.py; do \
-	    if [ -e "$$file" ]; then echo "$$file"; $(TEST) "$$file"; \
-	    else echo "there are no benchmarks yet"; fi; \
-	done
+bench: .venv-test/.installed  ## measure against peers on CORPUS=FILE (see docs/benchmarks.md)
+	@test -f "$(CORPUS)" || { echo "bench: no file $(CORPUS); python benchmarks/corpus.py --out" \
+	    "corpus makes it; or give another with CORPUS=FILE" >&2; exit 2; }
+	@set -e; for name in bm25 filters indexing; do \
+	    echo $$name; OMP_NUM_THREADS=1 $(TEST) benchmarks/$$name.py --corpus "$(CORPUS)"; done
+	@echo pipeline; OMP_NUM_THREADS=1 $(TEST) benchmarks/pipeline.py
 
 clean:  ## remove the environments, the demo's files, caches and builds
 	rm -rf .venv .venv-test .demo build dist *.egg-info
