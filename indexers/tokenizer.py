@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -154,6 +154,24 @@ class Tokenizer:
             Word(*place, found[i], terms[i]) for place, i in zip(places, ids.tolist(), strict=True)
         ]
 
+    def places(
+        self, text: str, terms: Collection[str]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the words of ``text`` begin and end, in code points, whose terms are among these.
+
+        Returns:
+            (m,) and (m,) int64, ascending.
+        """
+        from rag.indexers import _kernels
+
+        _, ids, ends, words = _kernels.tokenize(*packed(_encoded([text])), *_table()[0])
+        names, numbers, _ = self._names(words, ends)
+        asked = np.array([number >= 0 and names[number] in terms for number in numbers], np.bool_)
+        starts, stops = _run_bounds(text)
+        words_ = stops - starts >= 2
+        held = asked[ids]
+        return starts[words_][held], stops[words_][held]
+
     def _names(
         self, words: NDArray[np.uint8], ends: NDArray[np.int64]
     ) -> tuple[list[str], NDArray[np.int32], bool]:
@@ -177,7 +195,13 @@ class Tokenizer:
 
 
 def runs(text: str) -> list[tuple[int, int]]:
-    """Where the runs of word characters of ``text`` lie; tokens are those of two or more.
+    """Where the runs of word characters of ``text`` lie; tokens are those of two or more."""
+    starts, ends = _run_bounds(text)
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def _run_bounds(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Begins and ends of the runs of word characters.
 
     As in the kernel, a character is judged by its lower case, and "İ" ends its run: its lower case
     is "i" and a mark that is no word character.
@@ -191,7 +215,7 @@ def runs(text: str) -> list[tuple[int, int]]:
     after = np.concatenate((is_word[1:], [False]))[: len(points)]
     starts = np.flatnonzero(is_word & ~before)
     ends = np.flatnonzero(is_word & (dotted | ~after)) + 1
-    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+    return starts, ends
 
 
 def _encoded(texts: Sequence[str]) -> list[bytes]:

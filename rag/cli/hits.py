@@ -47,12 +47,15 @@ class Asked:
                 )
         return None
 
-    def highlights(self, hit: Hit) -> dict[str, list[tuple[int, int]]]:
-        """Where the words of the queries stand in the title and the text of a hit."""
+    def highlights(self, hit: Hit, most: int | None = None) -> dict[str, list[tuple[int, int]]]:
+        """Where the words of the queries stand in the title and the text of a hit.
+
+        ``most``: only in about so many characters at the beginning of the text.
+        """
         from rag.retrievers.highlight import spans
 
         terms = {term for _, query in self.queries for term in query.terms}
-        texts = {"title": hit.title, "text": hit.text}
+        texts = {"title": hit.title, "text": hit.text[:most]}
         return {name: spans(terms, text, self.index.tokenizer) for name, text in texts.items()}
 
     def explain(self, number: int) -> list[dict[str, Any]]:
@@ -94,7 +97,8 @@ def _passage(hit: Hit, asked: Asked | None) -> Text:
     passage = Text(f"{hit.title}\n" if hit.title else "", style="bold")
     start = len(passage)
     passage.append(hit.text[:SHOWN] + ("…" if len(hit.text) > SHOWN else ""), style="not bold")
-    marked = asked.highlights(hit) if asked is not None else {}
+    # A word that begins in what is shown is looked at whole.
+    marked = asked.highlights(hit, SHOWN + 1000) if asked is not None else {}
     for name, shift in (("title", 0), ("text", start)):
         for first, last in marked.get(name, ()):
             if name == "title" or first < SHOWN:
