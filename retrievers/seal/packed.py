@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from rag.retrievers.seal.forward import TOKENS_AT_ONCE, forked, log_p, run
 
+A_PASS = 24
+"""What a pass costs beside its positions, in positions: seen with 135 M parameters on a CPU."""
+
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
@@ -76,6 +79,37 @@ class Packed:
         self, parents: Ints, tokens: Ints, tails: Sequence[Sequence[int] | None]
     ) -> tuple[Any, list[NDArray[np.float64]]]:
         """One token, or one and its tail, behind each of ``parents``."""
+        free = np.array([i for i, tail in enumerate(tails) if tail is None], np.int64)
+        forced = np.array([i for i, tail in enumerate(tails) if tail is not None], np.int64)
+        if not (len(free) and len(forced) and self._apart(parents, free, forced, tails)):
+            return self._grow(parents, tokens, tails)
+        here = (self._cache, self._seen, self._depths, self._rows)
+        self._cache = forked(self._cache)
+        _, found = self._grow(parents[forced], tokens[forced], [tails[i] for i in forced])
+        self._cache, self._seen, self._depths, self._rows = here
+        logits, _ = self._grow(parents[free], tokens[free], [None] * len(free))
+        return logits, found
+
+    def _apart(
+        self,
+        parents: Ints,
+        free: Ints,
+        forced: Ints,
+        tails: Sequence[Sequence[int] | None],
+    ) -> bool:
+        """Whether two passes take less than one, whose rows would all be as long as the longest."""
+        sizes = np.array([len(tail or (0,)) for tail in tails])
+
+        def positions(some: Ints) -> int:
+            counts = np.bincount(self._rows[parents[some]], sizes[some])
+            return int(counts.max()) * int((counts > 0).sum())
+
+        both = np.concatenate([free, forced])
+        return positions(free) + positions(forced) + A_PASS < positions(both)
+
+    def _grow(
+        self, parents: Ints, tokens: Ints, tails: Sequence[Sequence[int] | None]
+    ) -> tuple[Any, list[NDArray[np.float64]]]:
         self._take(parents)
         trie = Trie()
         free: list[int] = []
