@@ -42,7 +42,9 @@ def held(folder: Path) -> Iterator[None]:
         Conflict: another process holds it.
     """
     if folder.exists() and not folder.is_dir():
-        raise InvalidInput(f"{folder}: is a file; the parts of the job need a folder of this name")
+        raise InvalidInput(
+            f"{folder}: is a file; the parts of the job need this name: move it away"
+        )
     with _locked(folder):
         for unborn in folder.glob(".tmp-*"):
             unborn.unlink(missing_ok=True)

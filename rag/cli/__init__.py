@@ -16,7 +16,8 @@ _NEXT = {
     errno.EIO: "the disk or its connection fails; check it, then 'rag verify' the collection",
     errno.ELOOP: "the link leads to itself; name the file that is meant",
     errno.ENAMETOOLONG: "shorten the name",
-    errno.ENOTDIR: "a part of this path is a file; correct the path",
+    errno.ENOTDIR: "a part of this path is a file; move that away or correct the path",
+    errno.EEXIST: "a file stands where a folder belongs; move it away",
     errno.EISDIR: "it is a folder; name a file",
 }
 """What to do where the operating system says no and nobody has said more."""

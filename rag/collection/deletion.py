@@ -29,7 +29,8 @@ def delete(collection: Path, ids: Sequence[str]) -> Done:
     if missing:
         shown = ", ".join(missing[:10]) + (", …" if len(missing) > 10 else "")
         raise NotFound(
-            f"{collection}: no passage or document has the id {shown}; nothing was deleted"
+            f"{collection}: no passage or document has the id {shown}; nothing was deleted: "
+            "leave it out or correct it"
         )
     hidden = 0
 

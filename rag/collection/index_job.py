@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,7 +114,8 @@ def _shown(collection: Path, old: Manifest, keys: set[str]) -> int:
     for entry in old.segments:
         hidden = np.empty(0, np.uint32)
         if entry.folder in old.deleted:
-            hidden = read_deleted(collection, old.deleted[entry.folder])
+            with suppress(Damaged):  # then nobody knows which; it is a count for the report
+                hidden = read_deleted(collection, old.deleted[entry.folder])
         ends = np.cumsum([0, *(rows for _, rows in entry.covers)])
         gone = np.diff(np.searchsorted(hidden, ends))
         live = [rows - less for (_, rows), less in zip(entry.covers, gone.tolist(), strict=True)]

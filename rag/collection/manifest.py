@@ -134,8 +134,18 @@ def read(collection: Path, number: int | None = None) -> Manifest:
         raise NotFound(f"{collection}: there is no manifest {number}; there are: {listed}")
     path = path_of(collection, number)
     older = [known_number for known_number in known if known_number < number]
-    advice = f"; 'rag info {collection} --manifest {older[-1]}' opens an older one" if older else ""
-    return parse(path.read_bytes(), path, advice).model_copy(update={"number": number})
+    advice = (
+        f"; 'rag info {collection} --manifest {older[-1]}' opens an older one"
+        if older
+        else "; 'rag index' from the source into a new folder makes the collection again"
+    )
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound(f"{path}: was removed ('rag clean') just now; run it again") from None
+    except IsADirectoryError:
+        raise Damaged(f"{path}: the manifest is damaged: it is a folder{advice}") from None
+    return parse(text, path, advice).model_copy(update={"number": number})
 
 
 def parse(text: bytes, path: Path, advice: str = "") -> Manifest:

@@ -77,7 +77,8 @@ class Segment:
             path = self.folder / name
             if error.errno in REFUSED:
                 raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
-            raise Damaged(f"{path}: {error}; 'rag verify' names all damage") from None
+            what = os.strerror(error.errno) if error.errno else str(error)
+            raise self._damaged(name, what) from None
 
     def _read(self, name: str) -> list[pa.RecordBatch]:
         """The record batches of a file, mapped, their buffers in bounds."""

@@ -20,7 +20,7 @@ from rag import registry
 from rag.collection import leases
 from rag.collection.manifest import DeletedEntry, Manifest, path_of
 from rag.collection.segments import Segment
-from rag.errors import Damaged, InvalidInput, NotFound
+from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
 from rag.passages import passage_schema
 from rag.where import Where
 
@@ -237,16 +237,22 @@ class Snapshot:
             return self._searchers[name]
 
 
+_ANEW = "'rag index' from the source shows all its passages again; then delete anew"
+
+
 def read_deleted(path: Path, entry: DeletedEntry) -> NDArray[np.uint32]:
     """The hidden rows of one segment, ascending uint32; ``Damaged`` if the file changed."""
     file = path / "deleted" / entry.file
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise Damaged(f"{file}: {error.strerror or error}") from None
+        if error.errno in REFUSED:
+            raise
+        raise Damaged(f"{file}: {error.strerror or error}; {_ANEW}") from None
     found = hashlib.sha256(data).hexdigest()
     if found != entry.sha256:
-        raise Damaged(f"{file}: sha256 is {found[:16]}…, not {entry.sha256[:16]}…")
+        what = f"sha256 is {found[:16]}…, not {entry.sha256[:16]}…"
+        raise Damaged(f"{file}: {what}; {_ANEW}")
     with file.open("rb") as stream:
         rows: NDArray[np.uint32] = np.load(stream, allow_pickle=False)
     return rows

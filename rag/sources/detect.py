@@ -48,7 +48,7 @@ def detect(path: str | Path) -> Source:
     """
     given = Path(path)
     if not given.exists():
-        raise NotFound(f"{path}: no such file or folder")
+        raise NotFound(f"{path}: no such file or folder; correct the path of the source")
     if given.is_dir():
         return Source(type=_of_folder(path, given), path=str(path))
     packed = "|".join(map(re.escape, COMPRESSIONS))
