@@ -493,7 +493,8 @@ def _bounds(
 
     ``bits`` are the scores' bits as int32. Of floats below 0 the largest has the least bits, of
     the others the largest: two whole-number reductions, which the compiler makes vectors of; the
-    result is written to ``tree_bits``, the same memory as ``tree``. Ids between those of a leaf's symbols count too, which keeps it a bound.
+    result is written to ``tree_bits``, the same memory as ``tree``. Ids between those of a leaf's
+    symbols count too, which keeps it a bound.
     """
     groups = 1 << (levels - leaf)
     symbols = len(alphabet)
@@ -835,8 +836,9 @@ def top_k(
 @kernel
 def _document(starts: Arrays, directory: Arrays, at: Number) -> Number:
     """The document at a position of the text."""
-    low = np.int64(directory[at >> 7])
-    high = min(np.int64(directory[(at >> 7) + 1]), np.int64(len(starts) - 2))
+    last = np.int64(len(starts) - 2)
+    low = min(np.int64(directory[at >> 7]), last)
+    high = min(np.int64(directory[(at >> 7) + 1]), last)
     while low < high:
         middle = (low + high + 1) >> 1
         if starts[middle] <= at:

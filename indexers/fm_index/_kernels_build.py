@@ -93,7 +93,7 @@ def write_codes(text: Arrays, codes: Arrays, widths: Arrays, out: Arrays, starts
     ``starts`` has a pair of uint32 for 32 bytes of ``out``: the codes that begin before them, and
     a bit for each byte that begins a code.
     """
-    at = 0
+    at: Number = 0
     for i in range(len(text) - 1, -1, -1):
         symbol = text[i]
         code, width = np.int64(codes[symbol]), np.int64(widths[symbol])
@@ -113,7 +113,7 @@ def keep_symbols(suffixes: Arrays, starts: Arrays, size: Number) -> Number:
 
     They move to the front, as the text's position of their first symbol.
     """
-    kept = 0
+    kept: Number = 0
     for i in range(len(suffixes)):
         at = np.int64(suffixes[i])
         word = np.uint64(starts[at >> 5, 1])

@@ -187,7 +187,7 @@ def code(
     tokens = len(order) - 1
     after = np.zeros(tokens + 2, np.int64)  # after[i]: occurrences of those from the i-th on
     after[:tokens] = np.cumsum(counts[order[:0:-1]])[::-1]
-    b, c = (grid.ravel() for grid in np.mgrid[:256, :256])
+    b, c = (grid.ravel() for grid in np.mgrid[:256, : 256 if tokens > 65_536 else 2])
     short = tokens - (255 - b - c) - 256 * b - 65_536 * c
     d = np.maximum(0, -(-short // (2**24 - 1)))
     a = 255 - b - c - d
@@ -241,8 +241,8 @@ def _write_successors(
     """Write the table of what follows one symbol, and note in ``spans`` where; its length."""
     from rag.indexers.fm_index import _kernels_build
 
-    symbols = np.empty_like(bwt)  # room for the worst case; what is not written takes no memory
-    rows = np.empty((len(bwt), 2), np.uint32)
+    # Room for the worst case; what is not written takes no memory.
+    symbols, rows = np.empty(len(bwt), np.uint32), np.empty((len(bwt), 2), np.uint32)
     size = _kernels_build.fill_successors(bwt, order, spans, symbols, rows)
     files.write(folder, "successors", symbols[:size])
     files.write(folder, "successor_rows", rows[:size])

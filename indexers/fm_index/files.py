@@ -13,7 +13,7 @@ L the bits of s - 1:
     leaves             (s,)     int64  low - where the symbol's part of the last level begins
     zeros              (L,)     int64  how many bits of each level are 0
     matrix             (8b,)    uint64 the levels, b blocks of 448 bits in all; then 64 bytes of 0
-    successors         (m,)     symbols; from begin to end those that follow a symbol, ascending
+    successors         (m,)     uint32 symbols; begin .. end: those that follow one, ascending
     successor_rows     (m, 2)   uint32 the rows low .. high of the two symbols
     positions          (n,)     uint32 the position of each row
     marks, samples              instead of positions: see ``_kernels_build.fill_samples``
@@ -31,6 +31,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,7 +81,7 @@ class Shape(NamedTuple):
             "leaves": ("<i8", (symbols,)),
             "zeros": ("<i8", (self.levels,)),
             "matrix": ("<u8", (8 * (self.levels * blocks + 1),)),
-            "successors": (kind, (self.successors,)),
+            "successors": ("<u4", (self.successors,)),
             "successor_rows": ("<u4", (self.successors, 2)),
         }
         if self.samples:
@@ -123,6 +124,9 @@ def read(folder: Path) -> tuple[Shape, dict[str, NDArray[Any]]]:
         arrays[name] = _mapped(path, sizes.get(path.name), np.dtype(kind), of)
     if (end := int(arrays["starts"][-1])) != shape.rows:
         raise _damaged(folder / "starts.npy", f"it ends with {end:,}, not {shape.rows:,}")
+    alphabet = arrays["alphabet"]
+    if alphabet[0] != -1 or (alphabet[1:] <= alphabet[:-1]).any():  # kernels index scores by it
+        raise _damaged(folder / "alphabet.npy", "its ids do not ascend from -1")
     return shape, arrays
 
 
@@ -162,7 +166,7 @@ def _mapped(path: Path, said: Any, kind: np.dtype[Any], shape: tuple[int, ...]) 
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         else:  # a map cannot be empty
             array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, SyntaxError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise _damaged(path, f"its header cannot be read: {error}") from None
     if array.dtype != kind or array.shape != shape:
         raise _damaged(

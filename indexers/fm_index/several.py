@@ -118,7 +118,8 @@ class FMIndexes:
             np.empty((len(ranges), k), np.float32),
             np.empty((len(ranges), k, len(found), 2), np.int64),
         )
-        _kernels_several.merge_top(*(np.stack(part) for part in zip(*found, strict=True)), *out)
+        tokens, scores, rows = (np.stack(parts) for parts in zip(*found, strict=True))
+        _kernels_several.merge_top(tokens, scores, rows, *out)
         return out
 
     def locate(self, ranges: ArrayLike) -> tuple[I64, I64, I64]:

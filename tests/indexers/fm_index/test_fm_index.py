@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,7 +48,7 @@ def best(allowed: dict[int, int], scores: np.ndarray, k: int) -> list[int]:
 
 def split(documents: Documents, parts: int) -> list[Documents]:
     edges = [len(documents) * i // parts for i in range(parts + 1)]
-    return [documents[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+    return [documents[low:high] for low, high in pairwise(edges)]
 
 
 def check(documents: Documents, folder: Path, parts: int = 1, locate: str = "full") -> None:
@@ -125,8 +126,8 @@ def check(documents: Documents, folder: Path, parts: int = 1, locate: str = "ful
     for number in range(len(documents)):
         assert index.document(number).tolist() == documents[number]
     order = rng.permutation(len(documents))
-    ends, tokens = index.documents(order)
-    assert tokens.tolist() == [token for number in order for token in documents[number]]
+    ends, joined = index.documents(order)
+    assert joined.tolist() == [token for number in order for token in documents[number]]
     assert np.diff(ends).tolist() == [len(documents[number]) for number in order]
 
 
@@ -135,7 +136,7 @@ texts = st.integers(1, 40).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(texts, st.sampled_from(["full", "sampled"]), st.sampled_from([1, 1, 2, 7]))
 def test_answers_equal_those_of_the_documents(
     documents: Documents, locate: str, parts: int
