@@ -1,4 +1,4 @@
-"""Jobs that are killed at any moment, and what is there afterwards."""
+"""Jobs that are killed with their workers, and what is there afterwards; see also tests/killed/."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ def check_killed_builds(
         assert manifest.numbers(path) == [1]
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_to_the_same_bytes(
     rag: Rag, trees: Trees, corpus: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -136,7 +137,8 @@ def test_killed_again_and_again_a_build_comes_to_its_end(
     assert not (path / ".work").exists()
 
 
-@pytest.mark.parametrize("how", [pytest.param("skip", marks=pytest.mark.slow), "replace"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["skip", "replace"])
 def test_a_killed_addition_loses_and_doubles_nothing(
     how: str, corpus: Path, tmp_path: Path, write_rows: WriteRows
 ) -> None:
