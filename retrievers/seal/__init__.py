@@ -8,5 +8,6 @@ from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.retrievers.seal.keys import Keys as Keys
+    from rag.retrievers.seal.weigh import Scoring as Scoring
 
-__getattr__, __dir__, __all__ = lazy(__name__, {"Keys": "keys"})
+__getattr__, __dir__, __all__ = lazy(__name__, {"Keys": "keys", "Scoring": "weigh"})
