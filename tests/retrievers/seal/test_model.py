@@ -14,7 +14,6 @@ from rag.errors import BackendFailed, NotFound
 from rag.indexers.fm_index import FMIndex, FMIndexes
 from rag.indexers.layout import Layout
 
-
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
