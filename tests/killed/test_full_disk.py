@@ -86,7 +86,7 @@ def test_a_full_disk_loses_nothing_and_is_named(name: str, disk: Disk, home: Pat
     assert ids == expected
     used = (before - os.statvfs(here).f_bavail) * os.statvfs(here).f_bsize
     faults = 0
-    for share in (0.0, 0.2, 0.5, 0.8, 0.95):
+    for share in (0.0, 0.4, 0.8):
         here = begin(disk, home)
         held = Collection.open(here / "c").snapshot()
         leave(here, int(used * share))
@@ -112,7 +112,7 @@ def test_a_full_disk_loses_nothing_and_is_named(name: str, disk: Disk, home: Pat
         (here / "ballast").unlink()
         assert jobs.run(*command).code == 0
         assert jobs.files(here) == whole
-    assert faults >= 3
+    assert faults >= 2
 
 
 def test_a_first_index_on_a_full_disk_says_so(disk: Disk, home: Path) -> None:
