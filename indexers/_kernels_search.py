@@ -128,25 +128,27 @@ def _scatter(
     """
     rows, counts = index.rows, index.counts
     most, least = index.block_counts, index.block_lengths
+    end = np.uint64(size)
     for block in range(low >> BLOCK_BITS, ((high - 1) >> BLOCK_BITS) + 1):
         if need > 0 and weight * _bound(most[block], least[block], flat, slope) < need:
             continue
-        start = max(low, block << BLOCK_BITS)
-        stop = min(high, (block + 1) << BLOCK_BITS)
+        # Without a sign an index costs less: numba asks of others whether they count from the end.
+        start = np.uint64(max(low, block << BLOCK_BITS))
+        stop = np.uint64(min(high, (block + 1) << BLOCK_BITS))
         if listed and most[block] < ESCAPE:
             for at in range(start, stop):
                 row = rows[at]
                 before = sums[row]
-                touched[size] = row
-                size += before == 0
+                touched[end] = row
+                end += np.uint64(before == 0)
                 sums[row] = before + weight * _part(counts[at], lengths[row], flat, slope)
         elif listed or most[block] == ESCAPE:
             for at in range(start, stop):
                 row = rows[at]
                 before = sums[row]
                 if listed:
-                    touched[size] = row
-                    size += before == 0
+                    touched[end] = row
+                    end += np.uint64(before == 0)
                 count = np.int64(counts[at])
                 if count == ESCAPE:
                     count = _large(index.large_positions, index.large_counts, at)
@@ -155,7 +157,7 @@ def _scatter(
             for at in range(start, stop):
                 row = rows[at]
                 sums[row] += weight * _part(counts[at], lengths[row], flat, slope)
-    return size
+    return np.int64(end)
 
 
 @kernel
@@ -197,28 +199,32 @@ def _complete(
     # Nothing here is trusted to be sorted: a wrong guess is found out, and stays inside the run.
     first = np.int64(rows[low])
     scale = ((high - low) << 24) // (np.int64(rows[high - 1]) - first + 1)
-    for i in range(high - low if scan else size):
-        if scan:
-            at = low + i
+    if scan:
+        for at in range(np.uint64(low), np.uint64(high)):
             row = rows[at]
-            if sums[row] == 0:
-                continue
-        else:
-            row = touched[i]
-            at, left = low, high - low
-            if left > NEAR << 1:
-                guess = low + (((np.int64(row) - first) * scale) >> 24)
-                near = max(low, min(guess - (NEAR >> 1), high - NEAR - 1))
-                if rows[near] <= row and rows[near + NEAR] > row:
-                    at, left = near, np.int64(NEAR)
-            while left > 1:
-                half = left >> 1
-                # Where rows[at + half] <= row the difference is negative, its sign all ones: a
-                # branch here could not be predicted, and costs three times as much.
-                at += half & ((np.int64(rows[at + half]) - np.int64(row) - 1) >> 63)
-                left -= half
-            if rows[at] != row:
-                continue
+            before = sums[row]
+            if before > 0:
+                count = np.int64(counts[at])
+                if count == ESCAPE:
+                    count = _large(index.large_positions, index.large_counts, at)
+                sums[row] = before + weight * _part(count, lengths[row], flat, slope)
+        return
+    for i in range(size):
+        row = touched[i]
+        at, left = low, high - low
+        if left > NEAR << 1:
+            guess = low + (((np.int64(row) - first) * scale) >> 24)
+            near = max(low, min(guess - (NEAR >> 1), high - NEAR - 1))
+            if rows[near] <= row and rows[near + NEAR] > row:
+                at, left = near, np.int64(NEAR)
+        while left > 1:
+            half = left >> 1
+            # Where rows[at + half] <= row the difference is negative, its sign all ones: a
+            # branch here could not be predicted, and costs three times as much.
+            at += half & ((np.int64(rows[at + half]) - np.int64(row) - 1) >> 63)
+            left -= half
+        if rows[at] != row:
+            continue
         count = np.int64(counts[at])
         if count == ESCAPE:
             count = _large(index.large_positions, index.large_counts, at)
