@@ -18,7 +18,7 @@ from pydantic import Field
 
 from rag.backend import Backend, Conversation, Reply, Session, Tell, Waits
 from rag.errors import BackendFailed, Cancelled, MissingExtra
-from rag.readers.backends.gguf import gguf_file
+from rag.models.gguf import gguf_file
 from rag.readers.backends.replies import Pieces, reply
 from rag.readers.backends.turns import turn
 from rag.stage import Context

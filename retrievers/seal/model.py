@@ -72,8 +72,8 @@ class SealModel:
         for module in ("torch", "transformers"):
             if find_spec(module) is None:
                 raise MissingExtra("models", module)
-        from rag.readers.backends.transformers import folder_of, place_of
-        from rag.readers.backends.transformers_load import parts
+        from rag.models.load import parts
+        from rag.models.place import folder_of, place_of
 
         folder = folder_of(place_of(name, revision), revision)
         model, tokenizer = parts(name, folder, dtype=dtype, device=device)

@@ -17,7 +17,8 @@ from rag.errors import BackendFailed, Cancelled, InvalidInput, MissingExtra, Not
 from rag.pipeline import Pipeline
 from rag.ranking import Ranking
 from rag.readers import Generate
-from rag.readers.backends import gguf, llama_cpp
+from rag.models import gguf
+from rag.readers.backends import llama_cpp
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.run import Cancel
 from rag.stage import Columns, Context, Stage, Step

@@ -18,7 +18,7 @@ from rag.errors import BackendFailed, Cancelled, InvalidInput
 from rag.ranking import Ranking
 from rag.readers import Generate
 from rag.readers.backends import http_json
-from rag.readers.backends.gguf import gguf_file
+from rag.models.gguf import gguf_file
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.readers.backends.openai import OpenAI
 from rag.stage import Context

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rag import registry
 from rag.errors import BackendFailed, InvalidFile, InvalidInput, MissingExtra, NotFound
 from rag.pipelines import load_pipeline
-from rag.readers.backends import gguf
+from rag.models import gguf
 from rag.readers.backends import transformers as module
 from rag.readers.backends.transformers import Transformers
 from rag.stage import Context

@@ -119,7 +119,7 @@ def _convert(path: Path, folder: Path) -> None:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer
 
-    from rag.readers.backends.transformers_load import family, quiet
+    from rag.models.load import family, quiet
 
     given: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     with quiet():

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rag.errors import BackendFailed, InvalidInput, NotFound
-from rag.readers.backends.transformers_model import Model
 
 
 def family(config: Any) -> Any:
@@ -17,11 +16,6 @@ def family(config: Any) -> Any:
 
     two_sided = getattr(config, "is_encoder_decoder", False)
     return transformers.AutoModelForSeq2SeqLM if two_sided else transformers.AutoModelForCausalLM
-
-
-def load(name: str, folder: Path, *, dtype: str, device: str | None) -> Model:
-    """Load the model in ``folder`` to chat with it; raises what ``parts`` raises."""
-    return Model(name, *parts(name, folder, dtype=dtype, device=device))
 
 
 def parts(name: str, folder: Path, *, dtype: str, device: str | None) -> tuple[Any, Any]:
