@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from rag.backend import Conversation, Reply, Session
 from rag.batch import Batch
 from rag.errors import BackendFailed, Cancelled, InvalidInput, MissingExtra, NotFound
+from rag.models import gguf
 from rag.pipeline import Pipeline
 from rag.ranking import Ranking
 from rag.readers import Generate
-from rag.models import gguf
 from rag.readers.backends import llama_cpp
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.run import Cancel

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from rag.backend import Conversation, Reply, Session
 from rag.batch import Batch
 from rag.errors import BackendFailed, Cancelled, InvalidInput
+from rag.models.gguf import gguf_file
 from rag.ranking import Ranking
 from rag.readers import Generate
 from rag.readers.backends import http_json
-from rag.models.gguf import gguf_file
 from rag.readers.backends.llama_cpp import LlamaCpp
 from rag.readers.backends.openai import OpenAI
 from rag.stage import Context

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from rag import registry
 from rag.errors import BackendFailed, InvalidFile, InvalidInput, MissingExtra, NotFound
-from rag.pipelines import load_pipeline
 from rag.models import gguf
+from rag.pipelines import load_pipeline
 from rag.readers.backends import transformers as module
 from rag.readers.backends.transformers import Transformers
 from rag.stage import Context
