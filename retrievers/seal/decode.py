@@ -142,7 +142,10 @@ def _decoded(
         hypotheses = model.without(titles=settings.titles)
         bases = list(_bases(model, hypotheses, keys))
         if settings.unigrams:
-            base_unigrams = _distributions(hypotheses.logits[:1])[0]
+            # Finite, so that a token that the model always forbids has minus infinity as its
+            # difference, not none.
+            least = np.finfo(np.float32).min
+            base_unigrams = np.maximum(_distributions(hypotheses.logits[:1])[0], least)
     return [
         Keys.of(
             list(mine),

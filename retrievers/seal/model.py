@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rag.errors import InvalidInput, MissingExtra
 from rag.indexers.layout import Layout, family_of
+from rag.indexers.token_ids import fingerprint
 from rag.retrievers.seal.family import FAMILIES
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class SealModel:
     name: as it was asked for; errors say it.
     family: its prompts (``rag.retrievers.seal.family``).
     layout: how it reads passages; an index for it was built with the same.
+    fingerprint: of its tokenizer; an index for it has the same (``rag.indexers.token_ids``).
     vocabulary: V, the width of its distributions.
     lock: held by whoever runs the model.
     """
@@ -42,6 +44,7 @@ class SealModel:
         family = family_of(model.config.model_type, two_sided=self._two_sided)
         self.family = FAMILIES[family]
         self.layout = Layout.of(family, self.encode)
+        self.fingerprint = fingerprint(tokenizer, self.layout)
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
         self._packs = not self._two_sided and _packs(model)
         # Scores without a question, by the prompt's kind (0 text, 1 title) and the n-gram.
@@ -65,14 +68,20 @@ class SealModel:
         Raises:
             MissingExtra: torch or transformers, or what reads GGUF files, is not installed.
             NotFound: there is no such model.
-            InvalidInput: its weights are pickled, there is no such device, or its tokenizer has no
-                token that may end a title.
+            InvalidInput: its weights are pickled, it is a checkpoint of fairseq, there is no such
+                device, or its tokenizer has no token that may end a title.
             BackendFailed: it cannot be loaded, or it is no model that writes text.
         """
         for module in ("torch", "transformers"):
             if find_spec(module) is None:
                 raise MissingExtra("models", module)
         from rag.models.load import parts
+
+        if name.endswith(".pt"):
+            raise InvalidInput(
+                f"model {name!r} is a checkpoint of fairseq; make a folder of it once: "
+                "rag.retrievers.seal.fairseq.convert(checkpoint, folder_of_bart_large, new_folder)"
+            )
         from rag.models.place import folder_of, place_of
 
         folder = folder_of(place_of(name, revision), revision)

@@ -312,8 +312,10 @@ def test_tokens_that_the_model_forbids_are_never_chosen(tmp_path: Path) -> None:
     net.final_logits_bias[0, 20:] = -torch.inf
     model = SealModel("biased", net, tokenizer())
     index = indexed(tokens_of(model), tmp_path)
-    (keys,) = decode(model, index, ["w1 w2 w30"], Decoding(beam=5, spans=0))
+    (keys,) = decode(model, index, ["w1 w2 w30"], Decoding(beam=5, weights="pmi"))
     assert isinstance(keys, Keys) and len(keys)
+    assert keys.unigrams is not None and keys.base_unigrams is not None
+    assert (keys.unigrams[20:].astype(float) - keys.base_unigrams[20:] == -np.inf).all()
     assert keys.tokens.max() < 20 and np.isfinite(keys.log_probs).all()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rag.errors import BackendFailed, NotFound
+from rag.errors import BackendFailed, InvalidInput, NotFound
 from rag.indexers.fm_index import FMIndex, FMIndexes
 from rag.indexers.layout import Layout
 
@@ -67,6 +67,8 @@ def test_models_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         SealModel.load("nobody/nothing")
     with pytest.raises(NotFound, match=r"holds no model \(no config.json\)"):
         SealModel.load(str(tmp_path))
+    with pytest.raises(InvalidInput, match="is a checkpoint of fairseq; make a folder of it once"):
+        SealModel.load("SEAL.NQ.pt")
     cut = saved("llama", tmp_path / "cut") / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:2000])
     with pytest.raises(BackendFailed, match="cannot load the model"):
