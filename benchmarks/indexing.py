@@ -137,6 +137,8 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     right.set(xlabel="passages", ylabel="MB", title="Bytes on disk")
     for axes in (left, right):
         axes.grid(True, which="major", alpha=0.3)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,.0f}")
         axes.legend()
     canvas.savefig(path, metadata={"Date": None})
 
