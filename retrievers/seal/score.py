@@ -82,13 +82,14 @@ def score(
         At most ``how.top_k`` documents; none where no key occurs or all occur too often.
 
     Raises:
-        InvalidInput: ``keep`` is of another length, or a log-probability that ``how.weights``
+        InvalidInput: ``keep`` is not such an array, or a log-probability that ``how.weights``
             needs is absent.
     """
     documents = int(index.first[-1])
-    if keep is not None and keep.shape != (documents,):
+    if keep is not None and (keep.shape != (documents,) or keep.dtype != np.bool_):
         raise InvalidInput(
-            f"keep has the shape {keep.shape}, but the index holds {documents} documents"
+            f"keep is {keep.dtype} of the shape {keep.shape}, but the index holds {documents:,} "
+            f"documents: expected bool of the shape ({documents},)"
         )
     unigrams = unigram_weights(keys, index, how)
     ranked = _rank(keys, unigrams, index, how)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+CERTAIN = 1e-10
+"""Taken off a log-probability, as SEAL does, so that what is held for certain has finite odds."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,15 @@ def key_weights(keys: Keys, counts: I64, rows: int, how: Scoring) -> F64:
     Raises:
         InvalidInput: "pmi" is asked for, and the keys hold no ``base``.
     """
+    occur = np.flatnonzero(counts)
+    log_probs = keys.log_probs[occur]
     if how.weights == "pmi":
-        odds = keys.log_probs - _given(keys.base, "base")
+        odds = log_probs - _given(keys.base, "base")[occur]
     else:
-        # So that an n-gram held for certain has finite odds.
-        odds = _odds(keys.log_probs - 1e-10, counts, rows, how.smoothing)
-    return np.where(counts > 0, np.maximum(odds, 0.0) ** how.alpha, 0.0)
+        odds = _odds(log_probs - CERTAIN, counts[occur], rows, how.smoothing)
+    weights = np.zeros(len(keys))
+    weights[occur] = np.maximum(odds, 0.0) ** how.alpha
+    return weights
 
 
 def unigram_weights(keys: Keys, index: FMIndexes, how: Scoring) -> F64:
@@ -114,9 +119,10 @@ def best(scores: NDArray[Any], k: int) -> I64:
 
 
 def _odds(log_probs: F64, counts: I64, rows: int, smoothing: float) -> F64:
+    log_probs = np.minimum(log_probs, -CERTAIN)
     prior = np.log((counts + smoothing) / (rows + smoothing))
-    with np.errstate(divide="ignore"):  # a token held for certain: its odds are infinite
-        return (log_probs + np.log(-np.expm1(prior))) - (prior + np.log(-np.expm1(log_probs)))
+    odds: F64 = (log_probs + np.log(-np.expm1(prior))) - (prior + np.log(-np.expm1(log_probs)))
+    return odds
 
 
 def _given(base: NDArray[Any] | None, name: str) -> NDArray[Any]:
