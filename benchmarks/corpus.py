@@ -217,14 +217,22 @@ def write(files: dict[str, Path], out: Path, workers: int) -> dict[str, Any]:
         with deb.open("rb") as data:
             sha256 = hashlib.file_digest(data, "sha256").hexdigest()
         version = deb.name.split("_")[1].replace("%3a", ":")
-        made_from.append([name, version, sha256, count[name]])
+        row = {"name": name, "version": version, "sha256": sha256, "passages": count[name]}
+        made_from.append(row)
     return {
         "passages": sum(count.values()),
         "words": words,
         "characters": characters,
         "sha256": digest.hexdigest(),
-        "packages (name, version, sha256, passages)": made_from,
+        "packages": made_from,
     }
+
+
+def lines(record: dict[str, Any]) -> str:
+    """The record as JSON with a line for each package."""
+    packages = ",\n  ".join(map(json.dumps, record["packages"]))
+    head = json.dumps({**record, "packages": []}, indent=1)
+    return head.replace('"packages": []', f'"packages": [\n  {packages}\n ]') + "\n"
 
 
 def main() -> None:
@@ -236,7 +244,7 @@ def main() -> None:
     args = parser.parse_args()
     names = sorted(set(args.packages.read_text().split()))
     record = write(downloaded(names, args.out / "debs"), args.out, args.workers)
-    (args.out / "corpus.json").write_text(json.dumps(record, indent=1) + "\n")
+    (args.out / "corpus.json").write_text(lines(record))
     sys.stdout.write(f"{record['passages']:,} passages, {record['words']:,} words\n")
 
 
