@@ -34,6 +34,8 @@ WIDE = 4096
 """From so many rows on, the best next tokens are searched for, not chosen from all."""
 LISTED = 8192
 """At most so many stored successors are all looked at."""
+NAMED = 16
+"""From so many rows on it is asked whether they are those of one symbol."""
 MOST_NODES = 1 << 20
 DAMAGED = -1
 BAD_RANGE = -2
@@ -346,7 +348,7 @@ def successors(
             offsets[0] = BAD_RANGE
             return np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 2), np.int64)
         width = min(high - low, symbols)
-        if high - low >= 16:
+        if high - low >= NAMED:
             listed[i] = _symbol_of_rows(order, spans, low, high)
         if listed[i] >= 0:
             c = listed[i]
@@ -526,6 +528,7 @@ def _push(
     low: Number,
     high: Number,
     node: Number,
+    depth: Number,
 ) -> Number:
     """Put a node on the heap of bounds, best first, ties by its first symbol; the new size."""
     at = used
@@ -534,11 +537,12 @@ def _push(
         if not _is_worse(keys[above], heap[above, 0], key, begin):
             break
         keys[at] = keys[above]
-        for j in range(4):
+        for j in range(5):
             heap[at, j] = heap[above, j]
         at = above
     keys[at] = key
     heap[at, 0], heap[at, 1], heap[at, 2], heap[at, 3] = begin, low, high, node
+    heap[at, 4] = depth
     return used + 1
 
 
@@ -558,13 +562,35 @@ def _pop(keys: Arrays, heap: Arrays, used: Number) -> Number:
         if not _is_worse(keys[used], heap[used, 0], keys[below], heap[below, 0]):
             break
         keys[at] = keys[below]
-        for j in range(4):
+        for j in range(5):
             heap[at, j] = heap[below, j]
         at = below
     keys[at] = keys[used]
-    for j in range(4):
+    for j in range(5):
         heap[at, j] = heap[used, j]
     return used
+
+
+@kernel
+def _fill_leaf(
+    log_probs: Arrays, alphabet: Arrays, begin: Number, leaf: Number, levels: Number, tree: Arrays
+) -> None:
+    """Below the tree's leaf that begins with the symbol ``begin``: exact scores, and their maxima.
+
+    What is never returned has -inf: symbol 0, what is no symbol, and a score that is no number.
+    """
+    bottom = (1 << levels) + begin
+    for i in range(1 << leaf):
+        score = np.float32(-np.inf)
+        if 0 < begin + i < len(alphabet):
+            given = log_probs[alphabet[begin + i]]
+            if given > score:  # noqa: PLR1730 (what max makes of a NaN is not defined)
+                score = given
+        tree[bottom + i] = score
+    for up in range(1, leaf):
+        first = bottom >> up
+        for node in range(first, first + (1 << (leaf - up))):
+            tree[node] = max(tree[2 * node], tree[2 * node + 1])
 
 
 @kernel
@@ -582,72 +608,83 @@ def _search(
     leaf: Number,
     keys: Arrays,
     heap: Arrays,
-    nodes: Arrays,
-    scores: Arrays,
-    chosen: Arrays,
-    k: Number,
+    out_tokens: Arrays,
+    out_scores: Arrays,
+    out_ranges: Arrays,
 ) -> Number:
-    """The best k symbols of one wide range, best first over the matrix by the bounds of ``tree``.
+    """The best symbols of one wide range, written best first; how many there are.
 
-    A node is a prefix of a symbol's bits and its rows. The node with the largest bound is split,
-    or, at the tree's last level, spread to its symbols; the search ends when no bound can win.
+    A node is a prefix of a symbol's bits and its rows. From the node with the largest bound the
+    search goes down to the better child while no other node is better, and keeps the other child.
     """
     levels = len(zeros)
     most = np.uint64(size)
-    deepest = levels - leaf
-    open_nodes = _push(keys, heap, 0, tree[1], 0, low, high, 1)
     used = 0
-    while open_nodes:
-        bound, begin, node = keys[0], heap[0, 0], np.int64(heap[0, 3])
-        if bound == -np.inf:
-            break
-        if used == k and _is_worse(bound, begin, scores[0], chosen[0, 0]):
-            break
-        a, b = min(np.uint64(heap[0, 1]), most), min(np.uint64(heap[0, 2]), most)
+    open_nodes = 0
+    if tree[1] > -np.inf:
+        open_nodes = _push(keys, heap, 0, tree[1], 0, low, high, 1, 0)
+    while open_nodes and used < len(out_tokens):
+        begin, node, depth = heap[0, 0], heap[0, 3], heap[0, 4]
+        a, b = np.uint64(heap[0, 1]), np.uint64(heap[0, 2])
         open_nodes = _pop(keys, heap, open_nodes)
-        depth = 0
-        while (2 << depth) <= node:
-            depth += 1
-        if depth < deepest:
+        while True:
+            if depth == levels:
+                if begin >= len(alphabet):
+                    return DAMAGED
+                move = leaves[begin]
+                out_tokens[used], out_scores[used] = alphabet[begin], tree[node]
+                out_ranges[used, 0], out_ranges[used, 1] = np.int64(a) + move, np.int64(b) + move
+                used += 1
+                break
+            if depth == levels - leaf:
+                _fill_leaf(log_probs, alphabet, begin, leaf, levels, tree)
             base = np.uint64(depth * stride)
             zero = np.uint64(zeros[depth])
+            a, b = min(a, most), min(b, most)
             a1, b1 = _rank(words, base, a), _rank(words, base, b)
+            left, right = tree[2 * node], tree[2 * node + 1]
+            has_left = b - b1 > a - a1 and left > -np.inf
+            has_right = b1 > a1 and right > -np.inf
+            middle = begin + (np.int64(1) << (levels - 1 - depth))
+            node *= 2
+            depth += 1
             if open_nodes + 2 > len(keys):
                 return DAMAGED
-            if b - b1 > a - a1:
-                open_nodes = _push(
-                    keys, heap, open_nodes, tree[2 * node], begin, a - a1, b - b1, 2 * node
-                )
-            if b1 > a1:
-                middle = np.int64(begin) + (np.int64(1) << (levels - 1 - depth))
-                open_nodes = _push(
-                    keys,
-                    heap,
-                    open_nodes,
-                    tree[2 * node + 1],
-                    middle,
-                    zero + a1,
-                    zero + b1,
-                    2 * node + 1,
-                )
-            continue
-        nodes[0], nodes[1], nodes[2], nodes[3] = a, b, node - (1 << depth), 0
-        at, found = _spread(words, zeros, size, stride, nodes, len(nodes) >> 3, 1, depth)
-        if found < 0:
-            return DAMAGED
-        for j in range(at, at + 4 * found, 4):
-            symbol = nodes[j + 2]
-            if symbol >= len(alphabet):
-                return DAMAGED
-            if symbol == 0:
-                continue
-            score = log_probs[alphabet[symbol]]
-            if score > -np.inf:
-                move = leaves[symbol]
-                used = _offer(
-                    scores, chosen, used, k, score, symbol, nodes[j] + move, nodes[j + 1] + move
-                )
+            if has_right and (not has_left or right > left):
+                if has_left:
+                    open_nodes = _push(
+                        keys, heap, open_nodes, left, begin, a - a1, b - b1, node, depth
+                    )
+                a, b, begin, node = zero + a1, zero + b1, middle, node + 1
+            elif has_left:
+                if has_right:
+                    open_nodes = _push(
+                        keys,
+                        heap,
+                        open_nodes,
+                        right,
+                        middle,
+                        zero + a1,
+                        zero + b1,
+                        node + 1,
+                        depth,
+                    )
+                a, b = a - a1, b - b1
+            else:
+                break
+            key = tree[node]
+            if open_nodes and _is_worse(key, begin, keys[0], heap[0, 0]):
+                open_nodes = _push(keys, heap, open_nodes, key, begin, a, b, node, depth)
+                break
     return used
+
+
+@kernel
+def _clear(used: Number, out_tokens: Arrays, out_scores: Arrays, out_ranges: Arrays) -> None:
+    """-1, -inf and (0, 0) where there are no more tokens."""
+    for j in range(used, len(out_tokens)):
+        out_tokens[j], out_scores[j] = -1, -np.inf
+        out_ranges[j, 0] = out_ranges[j, 1] = 0
 
 
 @kernel
@@ -660,10 +697,8 @@ def _finish(
     out_scores: Arrays,
     out_ranges: Arrays,
 ) -> None:
-    """Write the chosen, best first, and -1, -inf and (0, 0) after them."""
-    for j in range(used, len(out_tokens)):
-        out_tokens[j], out_scores[j] = -1, -np.inf
-        out_ranges[j, 0] = out_ranges[j, 1] = 0
+    """Write the chosen, best first."""
+    _clear(used, out_tokens, out_scores, out_ranges)
     while used:
         used -= 1
         out_tokens[used] = alphabet[chosen[0, 0]]
@@ -702,8 +737,8 @@ def top_k(
 ) -> Number:
     """The k best next tokens of each range; ``bits`` is ``log_probs`` as int32.
 
-    Wide ranges go by the table of successors where they are those of one symbol with few of them,
-    else by ``_search``. Narrow ones are spread to all their symbols, many ranges at once.
+    The rows of one symbol with not too many successors: all that are stored. Wide ranges:
+    ``_search``. Narrow ones are spread to all their symbols, many ranges at once.
     """
     count, wanted = out_tokens.shape
     symbols = len(alphabet)
@@ -712,32 +747,33 @@ def top_k(
     scores = np.empty(k + 1, np.float32)
     chosen = np.empty((k + 1, 3), np.int64)
     leaf = min(TREE_BITS, levels)
-    groups = 1 << (levels - leaf)
     tree_bits, keys = np.empty(0, np.int32), np.empty(0, np.float32)
     tree = tree_bits.view(np.float32)
-    heap, few = np.empty((0, 4), np.int64), np.empty(0, np.uint32)
+    heap = np.empty((0, 5), np.int64)
+    narrow = np.zeros(count, np.bool_)
     room = 1
     for i in range(count):
         low, high = ranges[i, 0], ranges[i, 1]
         if low < 0 or high > size or low > high:
             return BAD_RANGE
         width = high - low
-        if width < WIDE:
-            room += min(width, symbols)
-            continue
+        c = np.int64(-1)
+        begin = end = np.int64(0)
+        if width >= NAMED:
+            c = _symbol_of_rows(order, spans, low, high)
+            if c >= 0:
+                begin = max(np.int64(0), spans[c, 2])
+                end = min(np.int64(len(successor_rows)), spans[c, 3])
         used = 0
-        c = _symbol_of_rows(order, spans, low, high)
-        begin = end = 0
-        if c >= 0:
-            begin = max(np.int64(0), spans[c, 2])
-            end = min(np.int64(len(successor_rows)), spans[c, 3])
-        if c >= 0 and end - begin <= LISTED:
+        if c >= 0 and end - begin <= LISTED and k:
+            given = log_probs[i]
+            worst = np.float32(-np.inf)
             for j in range(begin, end):
                 symbol = successor_symbols[j]
                 if symbol >= symbols:
                     return DAMAGED
-                score = log_probs[i, alphabet[symbol]]
-                if score > -np.inf and (used < k or score > scores[0]):
+                score = given[alphabet[symbol]]
+                if score > worst:
                     used = _offer(
                         scores,
                         chosen,
@@ -748,14 +784,20 @@ def top_k(
                         successor_rows[j, 0],
                         successor_rows[j, 1],
                     )
+                    if used == k:
+                        worst = scores[0]
+        elif width < WIDE:
+            narrow[i] = width > 0
+            room += min(width, symbols)
+            if width:
+                continue
         elif k:
             if len(tree) == 0:
-                tree_bits = np.empty(2 * groups, np.int32)
-                tree, keys = tree_bits.view(np.float32), np.empty(groups + 2, np.float32)
-                heap = np.empty((groups + 2, 4), np.int64)
-                few = np.empty(8 * ((1 << leaf) + 1), np.uint32)
+                tree_bits = np.empty(2 << levels, np.int32)
+                tree = tree_bits.view(np.float32)
+                keys, heap = np.empty(symbols + 3, np.float32), np.empty((symbols + 3, 5), np.int64)
             _bounds(bits[i], alphabet, leaf, levels, tree, tree_bits)
-            used = _search(
+            found = _search(
                 words,
                 zeros,
                 leaves,
@@ -769,46 +811,48 @@ def top_k(
                 leaf,
                 keys,
                 heap,
-                few,
-                scores,
-                chosen,
-                k,
+                out_tokens[i, :k],
+                out_scores[i],
+                out_ranges[i],
             )
-            if used < 0:
+            if found < 0:
                 return DAMAGED
+            _clear(found, out_tokens[i], out_scores[i], out_ranges[i])
+            continue
         _finish(scores, chosen, used, alphabet, out_tokens[i], out_scores[i], out_ranges[i])
 
     nodes = np.empty(8 * (min(room, MOST_NODES + symbols) + 1), np.uint32)
     capacity = len(nodes) >> 3
     i = 0
     while i < count:
-        begin, used, needed = i, 0, 0
+        begin, filled, needed = i, 0, 0
         while i < count:
-            width = ranges[i, 1] - ranges[i, 0]
-            if 0 < width < WIDE:
-                width = min(width, symbols)
+            if narrow[i]:
+                width = min(ranges[i, 1] - ranges[i, 0], symbols)
                 if needed and needed + width > capacity:
                     break
-                nodes[4 * used], nodes[4 * used + 1] = ranges[i, 0], ranges[i, 1]
-                nodes[4 * used + 2], nodes[4 * used + 3] = 0, i
+                nodes[4 * filled], nodes[4 * filled + 1] = ranges[i, 0], ranges[i, 1]
+                nodes[4 * filled + 2], nodes[4 * filled + 3] = 0, i
                 needed += width
-                used += 1
+                filled += 1
             i += 1
-        at, found = _spread(words, zeros, size, stride, nodes, capacity, used, 0)
+        at, found = _spread(words, zeros, size, stride, nodes, capacity, filled, 0)
         if found < 0:
             return DAMAGED
         stop = at + 4 * found
         for owner in range(begin, i):
-            if ranges[owner, 1] - ranges[owner, 0] >= WIDE:
+            if not narrow[owner]:
                 continue
             used = 0
+            given = log_probs[owner]
+            worst = np.float32(-np.inf)
             while at < stop and nodes[at + 3] == owner:
                 symbol = nodes[at + 2]
                 if symbol >= symbols:
                     return DAMAGED
                 if symbol and k:
-                    score = log_probs[owner, alphabet[symbol]]
-                    if score > -np.inf and (used < k or score > scores[0]):
+                    score = given[alphabet[symbol]]
+                    if score > worst:
                         move = leaves[symbol]
                         used = _offer(
                             scores,
@@ -820,6 +864,8 @@ def top_k(
                             nodes[at] + move,
                             nodes[at + 1] + move,
                         )
+                        if used == k:
+                            worst = scores[0]
                 at += 4
             _finish(
                 scores,

@@ -222,7 +222,7 @@ def _write_positions(
     from rag.indexers.fm_index import _kernels_build
 
     if locate == "full" or not len(text):
-        files.write(folder, "positions", positions.astype(np.uint32, copy=False).view(np.uint32))
+        files.write(folder, "positions", positions.view(np.uint32))
         return 0
     marks = np.zeros(8 * (len(text) // files.BLOCK + 2), np.uint64)
     none = np.empty(0, np.uint32)

@@ -98,6 +98,7 @@ def test_what_is_absent_is_named(tmp_path: Path) -> None:
         FMIndex.open(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in numpy's headers
 @pytest.mark.parametrize("locate", ["full", "sampled"])
 def test_flipped_bytes_give_an_error_or_an_answer_but_never_a_crash(
     locate: Any, tmp_path: Path
