@@ -12,10 +12,12 @@ from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.indexers.lexical import Lexical as Lexical
+    from rag.indexers.ngrams import NGrams as NGrams
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "Lexical": "lexical",
+        "NGrams": "ngrams",
     },
 )

@@ -41,6 +41,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "indexes": {
         "lexical": "rag.indexers.lexical:Lexical",
+        "ngrams": "rag.indexers.ngrams:NGrams",
     },
 }
 

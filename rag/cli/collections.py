@@ -52,6 +52,15 @@ def index(
             show_default=False,
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="For --index ngrams: the model whose tokenizer is used; a name at Hugging Face, "
+            "a folder, a .gguf file, or smollm2.",
+            show_default=False,
+        ),
+    ] = None,
     on_bad: Bad = None,
     segment_rows: SegmentRows = 1_000_000,
     workers: Workers = 1,
@@ -66,13 +75,14 @@ def index(
       rag index examples/xquad-en --out wiki
       rag index wiki.yaml --out wiki --workers 4
       rag index wiki --index lexical
+      rag index wiki --index ngrams --model smollm2
     """  # noqa: D301
     from rag.collection import Collection
 
     if out is None:
-        _add_index(source, index, workers, as_json)
+        _add_index(source, index, model, workers, as_json)
         return
-    settings = _source(source, index, on_bad)
+    settings = _source(source, index, model, on_bad)
     with progress() as tell:
         _, done = Collection.build(
             path=out, segment_rows=segment_rows, workers=workers, progress=tell, **settings
@@ -80,7 +90,9 @@ def index(
     _report(out, done, as_json)
 
 
-def _add_index(source: str, index: list[str] | None, workers: int, as_json: bool) -> None:
+def _add_index(
+    source: str, index: list[str] | None, model: str | None, workers: int, as_json: bool
+) -> None:
     from rag.collection import Collection
 
     path = Path(source)
@@ -89,27 +101,47 @@ def _add_index(source: str, index: list[str] | None, workers: int, as_json: bool
     if not index:
         raise InvalidInput(f"which index? add '--index NAME': rag index {source} --index lexical")
     with progress() as tell:
-        done = Collection.open(path).add_index(_kinds(index), workers=workers, progress=tell)
+        done = Collection.open(path).add_index(_kinds(index, model), workers=workers, progress=tell)
     _report(path, done, as_json)
 
 
-def _kinds(names: list[str]) -> dict[str, IndexKind]:
+def _kinds(names: list[str], model: str | None) -> dict[str, IndexKind]:
+    """An index kind for each name, which is also its type; the ``model`` goes where it is asked."""
     from rag import registry
 
-    return {name: registry.find("indexes", name)() for name in names}
+    kinds = {}
+    used = False
+    for name in names:
+        cls = registry.find("indexes", name)
+        given = {}
+        if "model" in getattr(cls, "model_fields", {}):
+            if model is None:
+                raise InvalidInput(
+                    f"--index {name}: which model? its tokenizer is needed; add '--model NAME', "
+                    "such as --model smollm2 or --model facebook/bart-large"
+                )
+            given, used = {"model": model}, True
+        kinds[name] = cls(**given)
+    if model is not None and not used:
+        raise InvalidInput(f"--model {model}: no index asked for has one; add '--index ngrams'")
+    return kinds
 
 
-def _source(source: str, index: list[str] | None, on_bad: str | None) -> dict[str, Any]:
+def _source(
+    source: str, index: list[str] | None, model: str | None, on_bad: str | None
+) -> dict[str, Any]:
     """The arguments of ``Collection.build`` for a path: those of an index YAML, or its own."""
     from rag.sources import detect
 
     if not source.endswith((".yaml", ".yml")):
         found, settings = detect(source), dict[str, Any]()
-        if index:
-            settings["indexes"] = _kinds(index)
+        if index or model is not None:
+            settings["indexes"] = _kinds(index or [], model)
     else:
         from rag.pipelines.load import load_index
 
+        if model is not None:
+            raise InvalidInput(f"--model {model}: {source} says which; change 'model:' there")
         file = load_index(source)
         chosen = {**file.indexes}
         for name in index or ():

@@ -17,7 +17,7 @@ from rag.collection.compaction import compact
 from rag.collection.deletion import delete
 from rag.collection.existing import OnExisting
 from rag.collection.given import Rows, as_source
-from rag.collection.kinds import INDEX_NAME, IndexKind
+from rag.collection.kinds import INDEX_NAME, IndexKind, Pinned
 from rag.collection.manifest import IndexEntry, Manifest
 from rag.collection.partitions import SEGMENT_ROWS
 from rag.collection.snapshot import Snapshot
@@ -326,10 +326,12 @@ def _entries(indexes: Mapping[str, IndexKind]) -> dict[str, IndexEntry]:
     for name, kind in indexes.items():
         if not isinstance(kind, IndexKind):
             raise InvalidInput(f"index {name!r}: found {kind!r}, expected an index kind: Lexical()")
-    return {
-        name: IndexEntry(type=kind.kind, settings=kind.model_dump(mode="json"), folders=())
-        for name, kind in indexes.items()
-    }
+    entries = {}
+    for name, kind in indexes.items():
+        pinned = kind.pinned() if isinstance(kind, Pinned) else kind
+        settings = pinned.model_dump(mode="json")
+        entries[name] = IndexEntry(type=kind.kind, settings=settings, folders=())
+    return entries
 
 
 def _wanted(

@@ -50,9 +50,11 @@ def test_every_built_in_stage_stands_in_it_with_its_fields() -> None:
 def test_index_files() -> None:
     schema = json_schema("index")
     assert schema["required"] == ["kind", "source", "indexes"]
-    (lexical,) = schema["properties"]["indexes"]["additionalProperties"]["oneOf"]
-    assert lexical["properties"]["type"] == {"const": "lexical"}
-    assert lexical["required"] == ["type"]
+    kinds = schema["properties"]["indexes"]["additionalProperties"]["oneOf"]
+    by_type = {kind["properties"]["type"]["const"]: kind for kind in kinds}
+    assert sorted(by_type) == sorted(registry.names("indexes"))
+    assert by_type["lexical"]["required"] == ["type"]
+    assert sorted(by_type["ngrams"]["required"]) == ["model", "type"]
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "index", None])
