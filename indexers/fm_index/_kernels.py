@@ -30,7 +30,7 @@ GROUP = 64
 """N-grams whose ranges are narrowed together."""
 TREE_BITS = 5
 """A leaf of the tree of bounds covers so many bits of a symbol."""
-WIDE = 4096
+WIDE = 16_384
 """From so many rows on, the best next tokens are searched for, not chosen from all."""
 LISTED = 8192
 """At most so many stored successors are all looked at."""
