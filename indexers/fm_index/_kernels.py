@@ -8,7 +8,8 @@ so that their cache misses overlap.
 
 What a damaged file holds may be anything, so a kernel never reads or writes outside its arrays: row
 numbers are cut to the index's size, lists to their arrays, and ``DAMAGED`` says that it happened.
-Numbers are uint64, for numba makes a float of a uint64 and an int64.
+Numbers are uint64, for numba makes a float of a uint64 and an int64. The file is long because a
+kernel calls only those of its own file, and all of these need ``_rank``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -26,7 +28,7 @@ Arrays: TypeAlias = NDArray[Any]
 Number: TypeAlias = Any
 """A scalar; numba gives it its machine type."""
 
-GROUP = 64
+GROUP = 128
 """N-grams whose ranges are narrowed together."""
 TREE_BITS = 5
 """A leaf of the tree of bounds covers so many bits of a symbol."""
@@ -37,11 +39,14 @@ LISTED = 8192
 NAMED = 16
 """From so many rows on it is asked whether they are those of one symbol."""
 MOST_NODES = 1 << 20
+AHEAD = 12
+"""Cache lines are asked for so many nodes before they are read."""
 DAMAGED = -1
 BAD_RANGE = -2
 BAD_OFFSETS = -3
 
-U0, U1, U2, U6, U7, U8, U10, U32, U63 = (np.uint64(i) for i in (0, 1, 2, 6, 7, 8, 10, 32, 63))
+U0, U1, U2, U3, U4, U6, U7, U8 = (np.uint64(i) for i in (0, 1, 2, 3, 4, 6, 7, 8))
+U10, U32, U63 = (np.uint64(i) for i in (10, 32, 63))
 LOW = np.uint64(0xFFFFFFFF)
 TEN = np.uint64(1023)
 
@@ -54,6 +59,21 @@ def _ones(typing: Any, word: Any) -> Any:
         return builder.ctpop(values[0])
 
     return types.uint64(types.uint64), code
+
+
+@intrinsic
+def _fetch(typing: Any, words: Any, at: Any) -> Any:
+    """Ask for the cache line of ``words[at]`` without waiting; a wrong address does no harm."""
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = context.make_array(signature.args[0])(context, builder, values[0])
+        pointer = builder.gep(place.data, [values[1]])
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[ir.IntType(32)] * 3])
+        call = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(call, [pointer, *(ir.IntType(32)(i) for i in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(words, types.uint64), code
 
 
 @kernel
@@ -75,6 +95,12 @@ def _rank(words: Arrays, base: Number, at: Number) -> Number:
         + _ones(words[first] & (inside | whole))
         + _ones(words[first + U1] & inside & whole)
     )
+
+
+@kernel
+def _line(base: Number, at: Number) -> Number:
+    """Where the block begins that ``_rank`` reads."""
+    return base + ((at >> U6) // U7) * U8
 
 
 @kernel
@@ -141,6 +167,9 @@ def _narrow(
         zero = np.uint64(zeros[level])
         shift = np.uint64(levels - 1 - level)
         for i in range(used):
+            if i + AHEAD < used:
+                _fetch(words, _line(base, min(pending[i + AHEAD, 0], most)))
+                _fetch(words, _line(base, min(pending[i + AHEAD, 1], most)))
             low, high = min(pending[i, 0], most), min(pending[i, 1], most)
             low1, high1 = _rank(words, base, low), _rank(words, base, high)
             if (pending[i, 2] >> shift) & U1:
@@ -289,33 +318,38 @@ def _spread(
     them, source and target in turn. The order holds: by owner, then by symbol.
     """
     most = np.uint64(size)
-    source, target = 0, 4 * room
+    source, target = np.uint64(0), np.uint64(4 * room)
     for depth in range(level, len(zeros)):
         base = np.uint64(depth * stride)
         zero = np.uint64(zeros[depth])
-        out = target
-        end = target + 4 * (room - 1)
-        for at in range(source, source + 4 * used, 4):
+        out, end = target, target + np.uint64(4 * (room - 1))
+        at, stop = source, source + np.uint64(4 * used)
+        while at < stop:
             if out > end:
                 return 0, DAMAGED
-            low, high = min(np.uint64(nodes[at]), most), min(np.uint64(nodes[at + 1]), most)
-            bits, owner = nodes[at + 2], nodes[at + 3]
+            ahead = at + np.uint64(4 * AHEAD)
+            if ahead < stop:
+                _fetch(words, _line(base, min(np.uint64(nodes[ahead]), most)))
+                _fetch(words, _line(base, min(np.uint64(nodes[ahead + U1]), most)))
+            low, high = min(np.uint64(nodes[at]), most), min(np.uint64(nodes[at + U1]), most)
+            bits, owner = nodes[at + U2], nodes[at + U3]
+            at += U4
             low1, high1 = _rank(words, base, low), _rank(words, base, high)
             low0, high0 = low - low1, high - high1
             # Both children are written, the pointer moves over those that have rows: no branch.
-            nodes[out], nodes[out + 1] = low0, high0
-            nodes[out + 2], nodes[out + 3] = bits << 1, owner
-            out += 4 * (high0 > low0)
+            nodes[out], nodes[out + U1] = low0, high0
+            nodes[out + U2], nodes[out + U3] = bits << 1, owner
+            out += U4 * np.uint64(high0 > low0)
             if out > end:
                 if high1 > low1:
                     return 0, DAMAGED
                 continue
-            nodes[out], nodes[out + 1] = zero + low1, zero + high1
-            nodes[out + 2], nodes[out + 3] = (bits << 1) | 1, owner
-            out += 4 * (high1 > low1)
-        used = (out - target) >> 2
+            nodes[out], nodes[out + U1] = zero + low1, zero + high1
+            nodes[out + U2], nodes[out + U3] = (bits << 1) | 1, owner
+            out += U4 * np.uint64(high1 > low1)
+        used = np.int64((out - target) >> U2)
         source, target = target, source
-    return source, used
+    return np.int64(source), used
 
 
 @kernel
