@@ -1,4 +1,4 @@
-"""Compiled loops that read an FM-index: ranges, next tokens, exact top k, positions.
+"""Compiled loops that read an FM-index: ranges, next tokens, exact top k.
 
 Imported only when an index is asked (``rag.compiled``). ``files`` says what the arrays hold.
 
@@ -859,7 +859,7 @@ def top_k(
     capacity = len(nodes) >> 3
     i = 0
     while i < count:
-        begin, filled, needed = i, 0, 0
+        group, filled, needed = i, 0, 0
         while i < count:
             if narrow[i]:
                 width = min(ranges[i, 1] - ranges[i, 0], symbols)
@@ -874,7 +874,7 @@ def top_k(
         if found < 0:
             return DAMAGED
         stop = at + 4 * found
-        for owner in range(begin, i):
+        for owner in range(group, i):
             if not narrow[owner]:
                 continue
             used = 0
@@ -910,121 +910,4 @@ def top_k(
                 out_scores[owner],
                 out_ranges[owner],
             )
-    return 0
-
-
-@kernel
-def _document(starts: Arrays, directory: Arrays, at: Number) -> Number:
-    """The document at a position of the text."""
-    last = np.int64(len(starts) - 2)
-    low = min(np.int64(directory[at >> 7]), last)
-    high = min(np.int64(directory[(at >> 7) + 1]), last)
-    while low < high:
-        middle = (low + high + 1) >> 1
-        if starts[middle] <= at:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-@kernel
-def position(
-    words: Arrays,
-    zeros: Arrays,
-    leaves: Arrays,
-    size: Number,
-    stride: Number,
-    marks: Arrays,
-    samples: Arrays,
-    row: Number,
-) -> Number:
-    """The position of a row where samples are stored: token by token to the right until a mark."""
-    at = np.uint64(row)
-    most = np.uint64(size - 1)
-    levels = len(zeros)
-    for steps in range(1 << 8):
-        at = min(at, most)
-        before = _rank(marks, U0, at)
-        if _rank(marks, U0, at + U1) > before:
-            return np.int64(samples[np.int64(before)]) - steps if before < len(samples) else -1
-        symbol = 0
-        for level in range(levels):
-            base = np.uint64(level * stride)
-            at = min(at, most)
-            ones = _rank(words, base, at)
-            if _rank(words, base, at + U1) > ones:
-                at = np.uint64(zeros[level]) + ones
-                symbol = 2 * symbol + 1
-            else:
-                at -= ones
-                symbol *= 2
-        if symbol >= len(leaves):
-            return -1
-        at += np.uint64(leaves[symbol])
-    return -1
-
-
-@kernel
-def locate(
-    words: Arrays,
-    zeros: Arrays,
-    leaves: Arrays,
-    size: Number,
-    stride: Number,
-    positions: Arrays,
-    marks: Arrays,
-    samples: Arrays,
-    starts: Arrays,
-    directory: Arrays,
-    ranges: Arrays,
-    targets: Arrays,
-    first_document: Number,
-    ordered: Number,
-    documents: Arrays,
-    offsets: Arrays,
-) -> Number:
-    """Where the rows of ``ranges[i]`` are, from ``documents[targets[i]]`` and ``offsets`` on.
-
-    ``ordered``: by position; else in the order of the rows.
-    """
-    for i in range(len(ranges)):
-        low, high = ranges[i, 0], ranges[i, 1]
-        if low < 0 or high > size or low > high:
-            return BAD_RANGE
-        target = targets[i]
-        width = high - low
-        for j in range(width):
-            if len(positions):
-                at = np.int64(positions[low + j])
-            else:
-                at = position(words, zeros, leaves, size, stride, marks, samples, low + j)
-            if at < 0 or at >= size:
-                return DAMAGED
-            offsets[target + j] = at
-        if ordered and width > 1:
-            offsets[target : target + width].sort()
-        for j in range(target, target + width):
-            at = offsets[j]
-            document = _document(starts, directory, at)
-            documents[j] = first_document + document
-            offsets[j] = at - np.int64(starts[document]) - 1
-    return 0
-
-
-@kernel
-def gather(
-    alphabet: Arrays, text: Arrays, starts: Arrays, numbers: Arrays, targets: Arrays, out: Arrays
-) -> Number:
-    """The tokens of the documents ``numbers[i]``, from ``out[targets[i]]`` on."""
-    for i in range(len(numbers)):
-        begin, end = np.int64(starts[numbers[i]]) + 1, np.int64(starts[numbers[i] + 1])
-        if end > len(text):
-            return DAMAGED
-        target = targets[i]
-        for j in range(begin, end):
-            if text[j] >= len(alphabet) or target >= len(out):
-                return DAMAGED
-            out[target] = alphabet[text[j]]
-            target += 1
     return 0

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rag.errors import Damaged, InvalidInput
-from rag.indexers.fm_index import _kernels, build, files
+from rag.indexers.fm_index import _kernels, _kernels_locate, build, files
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -274,7 +274,7 @@ class FMIndex:
         ordered: bool,
     ) -> None:
         """``locate_ranges`` into arrays that are there, documents numbered from a given one."""
-        if code := _kernels.locate(
+        if code := _kernels_locate.locate(
             *self._locating,
             self._stored,
             self._marks,
@@ -308,7 +308,9 @@ class FMIndex:
         if len(lengths) and (lengths.min() < 0 or lengths.max() > self.tokens):
             self._fail(_kernels.DAMAGED)
         out = np.empty(int(offsets[-1]), np.int32)
-        if code := _kernels.gather(self._alphabet, self._text, self._starts, numbers, offsets, out):
+        if code := _kernels_locate.gather(
+            self._alphabet, self._text, self._starts, numbers, offsets, out
+        ):
             self._fail(code)
         return offsets, out
 
