@@ -1,7 +1,7 @@
 """Decoding for ``seal``: many questions at once, and against Hugging Face's generate with a mask.
 
     python benchmarks/seal_decoding.py --json benchmarks/results/seal_decoding.json
-    python benchmarks/seal_decoding.py --parts generate --questions 4 --rounds 1 --json ...
+    python benchmarks/seal_decoding.py --parts generate --rounds 2 --json ...
 
 The file keeps the parts that a run does not measure.
 
