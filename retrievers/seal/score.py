@@ -101,8 +101,8 @@ def _rank(keys: Keys, unigrams: F64, index: FMIndexes, how: Scoring) -> _Ranked:
     from rag.retrievers.seal import _kernels
 
     # SEAL lets as many of the best single tokens as there are keys act as keys.
-    chosen = best(unigrams, len(keys))
-    chosen = chosen[unigrams[chosen] > 0]
+    chosen = np.flatnonzero(unigrams)
+    chosen = chosen[best(unigrams[chosen], len(keys))]
     offsets = np.concatenate((keys.offsets, keys.offsets[-1] + 1 + np.arange(len(chosen))))
     tokens = np.concatenate((keys.tokens, chosen.astype(np.int32)))
     titles = np.concatenate((keys.kinds == TITLE, np.zeros(len(chosen), bool)))

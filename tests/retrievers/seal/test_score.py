@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from rag.errors import InvalidInput
 from rag.indexers.fm_index import FMIndex, FMIndexes
@@ -113,13 +115,13 @@ def keys_for(
     random = np.random.default_rng(seed)
     made: dict[tuple[tuple[int, ...], bool], tuple[int, float]] = {}
     for _ in range(12):
-        document = documents[random.integers(len(documents))]
+        document = documents[int(random.integers(len(documents)))]
         at = int(random.integers(len(document)))
         steps = -random.exponential(1.2, 10)
         for n in range(1, min(10, len(document) - at) + 1):
             made.setdefault((tuple(document[at : at + n]), False), (0, float(steps[:n].sum())))
     for _ in range(4):
-        document = documents[random.integers(len(documents))]
+        document = documents[int(random.integers(len(documents)))]
         title = tuple(document[: document.index(0) + 1])
         made[title, True] = TITLE, float(-random.exponential(3))
     for i in range(len(question)):
@@ -260,9 +262,10 @@ def test_hidden_documents_count_in_the_statistics_alone() -> None:
     assert shown.documents.tolist() == [1, 4]
     assert set(shown.scores.tolist()) == set(everything.scores.tolist())
     assert not len(score(keys, index, FLAT, keep=np.zeros(5, bool)).documents)
-    for wrong in (np.ones(4, bool), np.ones(5)):
+    wrong: tuple[NDArray[Any], ...] = np.ones(4, bool), np.ones(5)
+    for mask in wrong:
         with pytest.raises(InvalidInput, match="5"):
-            score(keys, index, FLAT, keep=wrong)
+            score(keys, index, FLAT, keep=mask)
 
 
 def test_evidence_adds_up_to_the_score() -> None:
