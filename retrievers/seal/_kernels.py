@@ -241,7 +241,7 @@ def read(
     # The places where a key matches, from the left: a linked list for each rank.
     head, tail = np.full(keys, -1, np.int64), np.empty(keys, np.int64)
     places, following = np.empty(1024, np.int64), np.empty(1024, np.int64)
-    limit, mask = np.int64(len(root)), np.int64(len(pairs) - 1)
+    limit = np.int64(len(root))
     for d in range(len(which)):
         serial = np.int32(d + 1)
         origin, stop = text_offsets[which[d]], text_offsets[which[d] + 1]
@@ -268,12 +268,7 @@ def read(
                 i += 1
                 if i == stop or not inner[node]:
                     break
-                # What _slot does, with no array passed for each token (a reference counted).
-                pair = np.int64(node) * limit + np.int64(text[i])
-                mixed = np.uint64(pair) * np.uint64(0x9E3779B97F4A7C15)
-                at = np.int64(mixed >> np.uint64(32)) & mask
-                while pairs[at] != -1 and pairs[at] != pair:
-                    at = (at + 1) & mask
+                at = _slot(pairs, node, text[i], limit)
                 node = children[at]
         many, count = 0.0, np.int64(0)
         one = weights[lowest] if lowest < keys else 0.0
