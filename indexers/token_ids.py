@@ -49,6 +49,25 @@ class TokenIds:
         """The tokens of each passage, (its length,) int32."""
         return self.layout.rows(self.encode, titles, texts)
 
+    def places(self, parts: Sequence[str]) -> list[list[tuple[int, int]]] | None:
+        """What each token of a passage's title or text stands for, (start, end) in code points.
+
+        None where the tokenizer is written in Python and does not say.
+        """
+        if not self._tokenizer.is_fast:
+            return None
+        lead = self.layout.lead
+        with self._lock:
+            found = self._tokenizer(
+                [lead + part if part else "" for part in parts],
+                add_special_tokens=False,
+                truncation=False,
+                verbose=False,
+                return_offsets_mapping=True,
+            )["offset_mapping"]
+        shift = len(lead)
+        return [[(max(0, a - shift), max(0, b - shift)) for a, b in part] for part in found]
+
 
 def ids_of(tokenizer: Any, lock: Any, texts: list[str]) -> list[list[int]]:
     """Token ids of texts, without special tokens; one thread at a time holds ``lock``."""

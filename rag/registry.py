@@ -33,6 +33,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "repeat": "rag.flow:Repeat",
         "unless": "rag.flow:Unless",
         "rewrite": "rag.retrievers.rewrite:Rewrite",
+        "seal": "rag.retrievers.seal.stage:Seal",
     },
     "backends": {
         "llama_cpp": "rag.readers.backends.llama_cpp:LlamaCpp",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rag.retrievers.expand import Expand as Expand
     from rag.retrievers.fuse import Fuse as Fuse
     from rag.retrievers.rewrite import Rewrite as Rewrite
+    from rag.retrievers.seal.stage import Seal as Seal
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
@@ -21,5 +22,6 @@ __getattr__, __dir__, __all__ = lazy(
         "Expand": "expand",
         "Fuse": "fuse",
         "Rewrite": "rewrite",
+        "Seal": "seal.stage",
     },
 )

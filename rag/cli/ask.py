@@ -14,6 +14,7 @@ from rag.cli.output import JsonFlag, console, print_json
 if TYPE_CHECKING:
     from rag.batch import Batch
     from rag.cli.hits import Asked
+    from rag.cli.written import Written
     from rag.pipeline import Answer, Pipeline
 
 
@@ -50,7 +51,7 @@ WithPipeline = Annotated[
     typer.Option(
         "--pipeline",
         "-p",
-        help="A shipped pipeline by name (bm25, bm25-extract, bm25-qa), or a YAML file.",
+        help="A shipped pipeline by name (bm25, bm25-extract, bm25-qa, seal), or a YAML file.",
         show_default=False,
     ),
 ]
@@ -64,7 +65,7 @@ def search(
     where: OfWhere = None,
     syntax: OfSyntax = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each word adds to the score of bm25.")
+        bool, typer.Option("--explain", help="Show what each word (bm25) or n-gram (seal) adds.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -75,9 +76,11 @@ def search(
       rag search "who discovered oxygen" -c wiki --where '{year: {gte: 1990}}'
       rag search '"discovered oxygen" chem*' -c wiki --syntax phrases --explain
       rag search "who discovered oxygen" -c wiki -p mine.yaml -k 5 --json
+      rag search "who discovered oxygen" -c wiki -p seal --explain
     """  # noqa: D301
     from rag.cli import hits as shown
     from rag.cli import narrow
+    from rag.cli.written import Written
 
     with loaded(pipeline, collection, top_k=k, where=where, syntax=syntax) as opened:
         batch, row = _row(opened, question)
@@ -85,24 +88,32 @@ def search(
         if where is not None:
             narrow.check(hits, opened, narrow.condition(where))
         asked = shown.Asked.of(opened, batch)
+        written = Written.of(opened, batch, hits)
         explained = None
         if explain:
-            explained = _explained(opened, batch, asked, len(hits))
+            explained = _explained(opened, batch, asked, written, len(hits))
+    by = asked or written
+    marked = None if by is None else by.highlights
     if as_json:
         from rag.batch import as_json as plain
 
         said = [plain(hit) for hit in hits]
         for place, (hit, value) in enumerate(zip(hits, said, strict=True)):
-            value |= {"highlights": plain(asked.highlights(hit))} if asked is not None else {}
+            value |= {"highlights": plain(marked(hit))} if marked is not None else {}
             value |= {"explain": plain(explained[place])} if explained is not None else {}
+            value |= {"evidence": written.found[place]} if explain and written else {}
         print_json(said)
     elif not hits:
-        print("no passage has a word of the question" if where is None else _NOTHING)
+        print(_NONE[asked is not None] if where is None else _NOTHING[asked is not None])
     else:
-        shown.print_hits(hits, asked, explained)
+        shown.print_hits(hits, marked, explained, written if explain else None)
 
 
-_NOTHING = "no passage that --where lets pass has a word of the question"
+_NONE = "no passage was found", "no passage has a word of the question"
+_NOTHING = (
+    "no passage that --where lets pass was found",
+    "no passage that --where lets pass has a word of the question",
+)
 
 
 def _row(opened: Pipeline, question: str) -> tuple[Batch, dict[str, Any]]:
@@ -117,14 +128,18 @@ def _row(opened: Pipeline, question: str) -> tuple[Batch, dict[str, Any]]:
 
 
 def _explained(
-    opened: Pipeline, batch: Batch, asked: Asked | None, count: int
-) -> list[list[dict[str, Any]]]:
+    opened: Pipeline, batch: Batch, asked: Asked | None, written: Written | None, count: int
+) -> list[list[dict[str, Any]]] | None:
+    """What ``bm25`` says of each passage; None where only ``seal`` does."""
     from rag.errors import InvalidInput
 
     if asked is None:
+        if written is not None:
+            return None
         raise InvalidInput(
-            f"--explain: pipeline {opened.name!r} has no stage bm25 over its collection, and other "
-            "scores are not explained; leave it out, or search without -p"
+            f"--explain: pipeline {opened.name!r} has no stage bm25 over its collection and no "
+            "evidence of seal, and other scores are not explained; leave it out, or search "
+            "without -p"
         )
     if "documents" not in batch:
         return []

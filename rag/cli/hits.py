@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from rag.batch import Batch, Hit
+    from rag.cli.written import Written
     from rag.indexers.lexical_index import LexicalIndex
     from rag.pipeline import Pipeline
     from rag.retrievers import BM25
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 SHOWN = 300
 """How many characters of a passage a table shows."""
+
+Marked = Callable[..., dict[str, list[tuple[int, int]]]]
+"""Where the title and the text of a hit match; given a number, in about so many characters."""
 
 
 @dataclass(frozen=True)
@@ -74,35 +79,44 @@ class Asked:
 
 
 def print_hits(
-    hits: list[Hit], asked: Asked | None, explained: list[list[dict[str, Any]]] | None
+    hits: list[Hit],
+    marked: Marked | None,
+    explained: list[list[dict[str, Any]]] | None,
+    written: Written | None,
 ) -> None:
-    """A table of the hits, with the words that match in bold, and their explanations below."""
+    """A table of the hits, with what matches in bold, and their explanations below.
+
+    With ``written`` the texts are shown whole, and below them the weights of their n-grams.
+    """
     from rich.table import Table
     from rich.text import Text
 
     table = Table("", "score", "id", "passage", show_lines=True)
     for rank, hit in enumerate(hits, 1):
         name = Text(hit.id, overflow="fold")
-        table.add_row(str(rank), f"{hit.score:.3f}", name, _passage(hit, asked))
+        size = SHOWN if written is None else len(hit.text)
+        table.add_row(str(rank), f"{hit.score:.3f}", name, _passage(hit, marked, size))
     out = console()
     out.print(table)
     for rank, (hit, queries) in enumerate(zip(hits, explained or (), strict=False), 1):
         for query in queries:
             out.print(_explanation(rank, hit, query))
+    for rank, hit in enumerate(hits if written is not None else (), 1):
+        out.print(written.table(rank, hit))  # type: ignore[union-attr]
 
 
-def _passage(hit: Hit, asked: Asked | None) -> Text:
+def _passage(hit: Hit, marked: Marked | None, size: int) -> Text:
     from rich.text import Text
 
     passage = Text(f"{hit.title}\n" if hit.title else "", style="bold")
     start = len(passage)
-    passage.append(hit.text[:SHOWN] + ("…" if len(hit.text) > SHOWN else ""), style="not bold")
+    passage.append(hit.text[:size] + ("…" if len(hit.text) > size else ""), style="not bold")
     # A word that begins in what is shown is looked at whole.
-    marked = asked.highlights(hit, SHOWN + 1000) if asked is not None else {}
+    spans = marked(hit, size + 1000) if marked is not None else {}
     for name, shift in (("title", 0), ("text", start)):
-        for first, last in marked.get(name, ()):
-            if name == "title" or first < SHOWN:
-                end = last if name == "title" else min(last, SHOWN)
+        for first, last in spans.get(name, ()):
+            if name == "title" or first < size:
+                end = last if name == "title" else min(last, size)
                 passage.stylize("bold underline", shift + first, shift + end)
     return passage
 

@@ -94,6 +94,16 @@ class SealModel:
         """Token ids of texts, without special tokens around them."""
         return self._ids(texts, special=False)
 
+    def decode(self, ngrams: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of lists of token ids, as they stand: with spaces and special tokens."""
+        with self._tokenizing:
+            return [
+                self._tokenizer.decode(
+                    list(ngram), skip_special_tokens=False, clean_up_tokenization_spaces=False
+                )
+                for ngram in ngrams
+            ]
+
     def _ids(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
         if not texts:
             return []
