@@ -13,7 +13,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ def run_file(
     seed: int = 0,
     documents: int = 10,
     texts: bool = False,
+    kilt: bool = False,
     progress: Progress = silent,
 ) -> RunDone:
     """Run the questions of ``source`` through ``pipeline`` into ``out``.
@@ -80,6 +81,8 @@ def run_file(
         seed: what stages that draw lots begin with.
         documents: how many passages of each row are written.
         texts: write the texts of the passages too, as the readers saw them.
+        kilt: write predictions of KILT instead, with ``documents`` pages as provenance
+            (``rag.pipelines.run_rows.kilt_lines_of``); they hold no texts.
         progress: called with the rows that are done.
 
     Raises:
@@ -91,8 +94,10 @@ def run_file(
     """
     source, out = Path(source), Path(out)
     _check(source, out, documents)
+    if kilt and texts:
+        raise InvalidInput("texts: a prediction of KILT holds none; leave it out, or kilt")
     run = executor(workers)
-    spec = _spec(pipeline, seed, documents, texts, workers)
+    spec = replace(_spec(pipeline, seed, documents, texts, workers), kilt=kilt)
     rows = [row_key(part) for part in parts(source)]
     folder = run_parts.folder_of(out)
     with _told(folder), run_parts.held(folder):
@@ -162,6 +167,7 @@ def _spec(pipeline: Pipeline, seed: int, documents: int, texts: bool, workers: i
         seed,
         documents,
         texts,
+        kilt=False,
     )
 
 
@@ -175,7 +181,7 @@ def _job(spec: Spec, pipeline: Pipeline, folder: Path) -> str:
     if known != before:
         run_parts.write_json(folder / "models.json", known, folder)
     place = None if spec.collection is None else str(spec.collection.resolve())
-    options = [spec.on_error, spec.seed, spec.documents, spec.texts]
+    options = [spec.on_error, spec.seed, spec.documents, spec.texts, spec.kilt]
     searched = [place, spec.manifest, spec.others]
     return folders.key_of(FORMAT, __version__, spec.stages, models, options, searched)
 

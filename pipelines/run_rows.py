@@ -23,7 +23,7 @@ PART_ROWS = 64
 """Questions in a part: the most work that a kill can cost."""
 
 ID_KEYS = ("id", "_id")
-QUESTION_KEYS = ("question", "text")
+QUESTION_KEYS = ("question", "text", "input")
 
 
 class Part(NamedTuple):
@@ -36,8 +36,8 @@ class Part(NamedTuple):
 def parts(file: Path, *, check: bool = True) -> Iterator[Part]:
     """The questions of a jsonl file, ``PART_ROWS`` at a time.
 
-    A line is ``{"question": ...}`` with an ``id`` if it likes, or BEIR's ``{"_id", "text"}``; other
-    keys are passed over. A row without an id has its number in the file, from "0". The file may be
+    A line is ``{"question": ...}`` with an ``id`` if it likes, BEIR's ``{"_id", "text"}``, or
+    KILT's ``{"id", "input"}``; other keys are passed over. A row without an id has its number in the file, from "0". The file may be
     compressed.
 
     Args:
@@ -140,8 +140,29 @@ def lines_of(batch: Batch, *, documents: int, texts: bool) -> Iterator[bytes]:
         yield text.encode("utf-8", "backslashreplace") + b"\n"
 
 
+def kilt_lines_of(batch: Batch, *, documents: int) -> Iterator[bytes]:
+    r"""One prediction of KILT a row, each with its ``\n``; ``error`` stands last.
+
+    Keys: ``id``, ``input``, ``output`` (one object: ``answer``, empty where there is none, and
+    ``provenance``) and ``error``, which KILT's own tools pass over. The provenance is the first
+    ``documents`` pages of the ranking, each once, where its best passage stands: ``wikipedia_id``
+    (the passage's document) and ``title``.
+    """
+    pages = _pages(batch, documents)
+    for row in range(len(batch)):
+        answer = _of(batch, "answer", row)
+        values = {
+            "id": batch.ids[row],
+            "input": batch["question"][row],
+            "output": [{"answer": answer or "", "provenance": pages[row]}],
+            "error": _of(batch, "error", row),
+        }
+        text = json.dumps(_plain(values), ensure_ascii=False, allow_nan=False)
+        yield text.encode("utf-8", "backslashreplace") + b"\n"
+
+
 def failed(line: bytes) -> bool:
-    """Whether a line that ``lines_of`` wrote holds an error (an object then ends it)."""
+    """Whether a line of either form holds an error (an object then ends it)."""
     return not line.endswith(b', "error": null}\n')
 
 
@@ -161,6 +182,24 @@ def _documents(batch: Batch, count: int, texts: bool) -> list[list[dict[str, Any
     flat = [dict(zip(("id", "title", "score"), v, strict=True)) for v in zip(*columns, strict=True)]
     offsets = ranking.offsets.tolist()
     return [flat[a:b] for a, b in pairwise(offsets)]
+
+
+def _pages(batch: Batch, count: int) -> list[list[dict[str, str]]]:
+    """The documents of each row's passages, the first ``count`` of them, each once."""
+    if not count or batch.columns.get("documents") != "ranking" or not len(batch):
+        return [[] for _ in range(len(batch))]
+    ranking = batch["documents"]
+    table = ranking.snapshot.rows(ranking.docs, ("document", "title"))
+    columns = table["document"].to_pylist(), table["title"].to_pylist()
+    flat = list(zip(*columns, strict=True))
+    made = []
+    for a, b in pairwise(ranking.offsets.tolist()):
+        titles: dict[str, str] = {}
+        for document, title in flat[a:b]:
+            titles.setdefault(document, title or "")
+        first = list(titles.items())[:count]
+        made.append([{"wikipedia_id": name, "title": title} for name, title in first])
+    return made
 
 
 def _hit(hit: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def run(
     questions: Annotated[
         Path,
         typer.Argument(
-            help='A .jsonl file: {"question": ...} a line, with an "id"; or BEIR\'s queries.jsonl.',
+            help='A .jsonl file: {"question": ...} a line, with an "id"; or one of BEIR or KILT.',
             show_default=False,
         ),
     ],
@@ -36,6 +36,9 @@ def run(
     texts: Annotated[
         bool, typer.Option("--texts", help="Write the texts of the passages too.")
     ] = False,
+    kilt: Annotated[
+        bool, typer.Option("--kilt", help="Write predictions of KILT, with pages as provenance.")
+    ] = False,
     seed: Annotated[int, typer.Option("--seed", help="For stages that draw lots.")] = 0,
     as_json: JsonFlag = False,
 ) -> None:
@@ -45,10 +48,11 @@ def run(
     Examples:
       rag run questions.jsonl answers.jsonl -c wiki -p bm25-extract
       rag run queries.jsonl.gz answers.jsonl -c wiki -p mine.yaml --workers 4
+      rag run nq-dev-kilt.jsonl predictions.jsonl -c wiki -p seal --kilt
     """  # noqa: D301
     from rag.pipelines.run_job import run_file
 
-    options: dict[str, Any] = {"workers": workers, "seed": seed}
+    options: dict[str, Any] = {"workers": workers, "seed": seed, "kilt": kilt}
     with loaded(pipeline, collection) as opened, progress() as tell:
         done = run_file(
             questions, out, opened, documents=documents, texts=texts, progress=tell, **options

@@ -104,3 +104,33 @@ def test_draw_prints_or_writes(rag: Rag, tmp_path: Path) -> None:
     assert code == 2
     assert "make it first" in err
     assert rag("draw", "no-such")[0] == 2
+
+
+def test_predictions_of_kilt_name_each_page_once(rag: Rag, tmp_path: Path) -> None:
+    rows = [
+        {"id": "1", "title": "Cats", "text": "Cats purr. " * 60 + "Then cats sleep. " * 60},
+        {"id": "2", "title": "Dogs", "text": "Dogs bark at cats."},
+    ]
+    split = {"by": "words", "size": 40}
+    pages = tmp_path / "pages.jsonl"
+    pages.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "index.yaml"
+    file.write_text(
+        f"kind: index\nsource: {{type: jsonl, path: {pages}}}\nsplit: {json.dumps(split)}\n"
+        "indexes: {lexical: {type: lexical}}\n"
+    )
+    assert rag("index", file, "--out", tmp_path / "w")[0] == 0
+    source, out = tmp_path / "kilt.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "q1", "input": "cats", "output": [{"answer": "purr"}]}\n')
+    command = ("run", source, out, "-c", tmp_path / "w", "-p", "bm25-extract", "--kilt")
+    assert rag(*command)[0] == 0
+    (line,) = map(json.loads, out.read_text().splitlines())
+    (said,) = line["output"]
+    assert (line["id"], line["input"], line["error"]) == ("q1", "cats", None)
+    assert said["answer"]
+    assert sorted(said["provenance"], key=lambda page: page["title"]) == [
+        {"wikipedia_id": "1", "title": "Cats"},
+        {"wikipedia_id": "2", "title": "Dogs"},
+    ]
+    code, _, err = rag(*command, "--texts")
+    assert code == 2 and "KILT" in err
