@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="as corpus.py writes it")
     parser.add_argument("--passages", type=int, default=200_000, help="drawn from the corpus")
     parser.add_argument("--count", type=int, default=500, help="questions, drawn from the corpus")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
