@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,10 @@ class Fuse(Stage, name="fuse"):
 
     A passage that a ranking does not hold counts 0 there, and one that stands in it twice counts
     where it stands first. Ranks are those of the reading order, so fuse before ``reorder``. Ties go
-    by the order of the collection. A row that has none of the rankings gets none. Spans, rewritten
-    texts and evidence of the rankings are left behind: two rankings may hold other ones for the
-    same passage.
+    by the order of the collection. A row that has none of the rankings gets none. Spans and
+    rewritten texts of the rankings are left behind: two rankings may hold other ones for the same
+    passage. Evidence (the n-grams of ``seal``) stays: of one kind that of the first ranking that
+    has it.
     """
 
     of: list[str] = Field(min_length=2, description="The rankings to fuse: two columns or more.")
@@ -109,7 +110,14 @@ class Fuse(Stage, name="fuse"):
         values = weights[lists.row_of // max(n, 1)] * self._values(lists, batch, run)
         offsets, docs, scores = united(row_of, lists.docs, values, n=n, k=self.top_k, how="sum")
         valid = lists.is_valid.reshape(len(given), n).any(axis=0)
-        return Ranking(offsets, docs, scores, lists.snapshot, valid=None if valid.all() else valid)
+        return Ranking(
+            offsets,
+            docs,
+            scores,
+            lists.snapshot,
+            evidence=_evidence(lists, row_of, offsets, docs),
+            valid=None if valid.all() else valid,
+        )
 
     def _values(self, lists: Ranking, batch: Batch, run: Run) -> NDArray[np.float64]:
         """What each entry counts before its weight; a row with a bad score fails."""
@@ -126,9 +134,25 @@ class Fuse(Stage, name="fuse"):
         )
 
 
+def _evidence(
+    lists: Ranking, row_of: NDArray[np.int64], offsets: NDArray[np.int64], docs: NDArray[np.int64]
+) -> dict[str, list[Any]]:
+    """For each passage the evidence of the first ranking that has some for it."""
+    pairs = list(zip(row_of.tolist(), lists.docs.tolist(), strict=True)) if lists.evidence else []
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)).tolist()
+    made = {}
+    for name, values in lists.evidence.items():
+        known: dict[tuple[int, int], Any] = {}
+        for pair, value in zip(pairs, values, strict=True):
+            if value is not None:
+                known.setdefault(pair, value)
+        made[name] = [known.get(pair) for pair in zip(rows, docs.tolist(), strict=True)]
+    return made
+
+
 def _bare(ranking: Ranking) -> Ranking:
-    """The passages and scores alone, each passage of a row where it stands first."""
-    bare = ranking.put(spans=None, texts=None, evidence={})
+    """Passages, scores and evidence, each passage of a row where it stands first."""
+    bare = ranking.put(spans=None, texts=None)
     width = int(bare.docs.max(initial=0)) + 1
     _, first = np.unique(bare.row_of * width + bare.docs, return_index=True)
     if len(first) == len(bare.docs):

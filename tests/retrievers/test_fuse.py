@@ -166,10 +166,20 @@ def test_nulls() -> None:
     assert hits(fused(both, [[None], [[]]])) == [[]]  # found nothing, which is not null
 
 
-def test_spans_texts_and_evidence_are_left_behind() -> None:
-    full = Ranking([0, 1], [3], [1.0], WIKI, spans=[[0, 4]], texts=["x"], evidence={"terms": [1]})
+def test_spans_and_texts_are_left_behind() -> None:
+    full = Ranking([0, 1], [3], [1.0], WIKI, spans=[[0, 4]], texts=["x"])
     ranking = fused(stage("rrf", ["a", "b"]), [full, Ranking([0, 1], [3], [1.0], WIKI)])
     assert (ranking.spans, ranking.texts, ranking.evidence) == (None, None, {})
+
+
+def test_a_passage_keeps_the_evidence_of_the_first_ranking_that_has_some() -> None:
+    one = Ranking([0, 2, 3], [3, 4, 3], [2.0, 1.0, 1.0], WIKI, evidence={"terms": [1, None, 2]})
+    two = Ranking([0, 1, 2], [4, 3], [1.0, 1.0], WIKI, evidence={"terms": [3, 4], "more": [5, 6]})
+    ranking = fused(stage("rrf", ["a", "b", "c"]), [Ranking.of([[(1, 1.0)], []], WIKI), one, two])
+    found = dict(zip(zip(ranking.row_of, ranking.docs, strict=True), range(4), strict=True))
+    terms, more = ranking.evidence["terms"], ranking.evidence["more"]
+    said = {pair: (terms[at], more[at]) for pair, at in found.items()}
+    assert said == {(0, 1): (None, None), (0, 3): (1, None), (0, 4): (3, 5), (1, 3): (2, 6)}
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf])
