@@ -37,8 +37,8 @@ def parts(file: Path, *, check: bool = True) -> Iterator[Part]:
     """The questions of a jsonl file, ``PART_ROWS`` at a time.
 
     A line is ``{"question": ...}`` with an ``id`` if it likes, BEIR's ``{"_id", "text"}``, or
-    KILT's ``{"id", "input"}``; other keys are passed over. A row without an id has its number in the file, from "0". The file may be
-    compressed.
+    KILT's ``{"id", "input"}``; other keys are passed over. A row without an id has its number in
+    the file, from "0". The file may be compressed.
 
     Args:
         file: the file.

@@ -160,8 +160,12 @@ class Seal(Stage, name="seal"):
             max_hits=self.max_hits, fully_score=max(self.fully_score, k),
             single_key=self.single_key, unigram_top=self.unigram_top, top_k=k,
         )  # fmt: skip
+        for row, query in zip(rows, queries, strict=True):
+            if (error := _unreadable(query)) is not None:
+                run.fail(row, error)
         # Those of one pass are alike in length, so that little is padded.
-        order = sorted(range(len(queries)), key=lambda at: len(queries[at]))
+        order = [at for at, row in enumerate(rows) if row not in run.failed]
+        order.sort(key=lambda at: len(queries[at]))
         for start in range(0, len(order), QUESTIONS_AT_ONCE):
             some = [at for at in order[start : start + QUESTIONS_AT_ONCE] if run.waits(rows[at])]
             decoded = decode(model, index, [queries[at] for at in some], writing)
@@ -210,3 +214,15 @@ class _Found(NamedTuple):
     @classmethod
     def of(cls, scored: Scored, evidence: list[list[dict[str, Any]]]) -> _Found:
         return cls(scored.documents, scored.scores, evidence)
+
+
+def _unreadable(query: str) -> InvalidInput | None:
+    """What is wrong with a query that no tokenizer reads."""
+    try:
+        query.encode()
+    except UnicodeEncodeError as error:
+        return InvalidInput(
+            f"the query has an unpaired surrogate at character {error.start + 1}; "
+            "write the character whole, in UTF-8"
+        )
+    return None
