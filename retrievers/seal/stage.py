@@ -172,7 +172,7 @@ class Seal(Stage, name="seal"):
             for at, keys in zip(some, decoded, strict=True):
                 if isinstance(keys, InvalidInput):
                     run.fail(rows[at], keys)
-                elif run.waits(rows[at]):
+                elif len(keys) and run.waits(rows[at]):
                     scored = score(keys, index, scoring, keep=keep)
                     found[at] = _Found.of(scored, evidence(keys, scored, model.decode))
         return found
