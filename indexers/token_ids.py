@@ -24,6 +24,13 @@ SAMPLES = (
 )
 """Texts whose token ids are part of a fingerprint: two tokenizers may have one vocabulary."""
 
+_PLAIN: dict[str, Any] = {
+    "add_special_tokens": False,
+    "split_special_tokens": True,  # a passage that spells </s> holds these letters, not the token
+    "truncation": False,
+    "verbose": False,
+}
+
 
 class TokenIds:
     """A tokenizer of transformers and the layout of passages; threads take turns at it.
@@ -42,7 +49,7 @@ class TokenIds:
         self.fingerprint = fingerprint(tokenizer, self.layout)
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of texts, without special tokens around them."""
+        """Token ids of texts, without special tokens around or in them."""
         return ids_of(self._tokenizer, self._lock, texts)
 
     def rows(self, titles: Sequence[str], texts: Sequence[str]) -> list[NDArray[np.int32]]:
@@ -60,23 +67,19 @@ class TokenIds:
         with self._lock:
             found = self._tokenizer(
                 [lead + part if part else "" for part in parts],
-                add_special_tokens=False,
-                truncation=False,
-                verbose=False,
                 return_offsets_mapping=True,
+                **_PLAIN,
             )["offset_mapping"]
         shift = len(lead)
         return [[(max(0, a - shift), max(0, b - shift)) for a, b in part] for part in found]
 
 
 def ids_of(tokenizer: Any, lock: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of texts, without special tokens; one thread at a time holds ``lock``."""
+    """Token ids of texts, never special ones; one thread at a time holds ``lock``."""
     if not texts:
         return []
     with lock:  # a fast tokenizer refuses a second thread while it is being set
-        found: list[list[int]] = tokenizer(
-            texts, add_special_tokens=False, truncation=False, verbose=False
-        )["input_ids"]
+        found: list[list[int]] = tokenizer(texts, **_PLAIN)["input_ids"]
     return found
 
 

@@ -101,7 +101,7 @@ def search(
         for place, (hit, value) in enumerate(zip(hits, said, strict=True)):
             value |= {"highlights": plain(marked(hit))} if marked is not None else {}
             value |= {"explain": plain(explained[place])} if explained is not None else {}
-            value |= {"evidence": written.found[place]} if explain and written else {}
+            value |= {"evidence": written.evidence(place)} if explain and written else {}
         print_json(said)
     elif not hits:
         print(_NONE[asked is not None] if where is None else _NOTHING[asked is not None])

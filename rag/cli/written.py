@@ -22,11 +22,11 @@ class Written:
 
     found: the evidence of each hit (``rag.retrievers.seal.evidence``) and, with it, ``spans``: its
         characters in "title" and "text".
-    places: the place of each hit, by id.
+    hits: the hits, in this order.
     """
 
     found: list[list[dict[str, Any]]]
-    places: dict[str, int]
+    hits: list[Hit]
 
     @classmethod
     def of(cls, pipeline: Pipeline, batch: Batch, hits: list[Hit]) -> Written | None:
@@ -53,15 +53,36 @@ class Written:
             found.append(
                 [entry | {"spans": its} for entry, its in zip(entries, where, strict=True)]
             )
-        return cls(found, {hit.id: place for place, hit in enumerate(hits)})
+        return cls(found, hits)
 
     def highlights(self, hit: Hit, most: int | None = None) -> dict[str, list[tuple[int, int]]]:
         """Where n-grams stand in the title and the text of a hit; single tokens do not count."""
         marked: dict[str, list[tuple[int, int]]] = {"title": [], "text": []}
-        for entry in self.found[self.places[hit.id]]:
+        for entry in self.found[self.hits.index(hit)]:
             for name, span in entry["spans"].items() if entry["kind"] != "token" else ():
                 marked[name].append(span)
         return {name: _united(spans) for name, spans in marked.items()}
+
+    def evidence(self, place: int) -> list[dict[str, Any]]:
+        """The n-grams of a hit as ``--json`` prints them.
+
+        ``ngram`` is what stands at the character ``offset`` of the ``field`` "title" or "text" of
+        the passage. An n-gram that begins in the title and ends in the text has the offset of its
+        beginning; where it is white space alone, or the tokenizer does not say what its tokens
+        stand for, field and offset are null and ``ngram`` is the text of its tokens.
+        """
+        texts = {"title": self.hits[place].title, "text": self.hits[place].text}
+        made = []
+        for entry in self.found[place]:
+            said: dict[str, Any] = {"ngram": entry["ngram"], "kind": entry["kind"]}
+            said |= {"weight": entry["weight"], "field": None, "offset": None}
+            for field, (start, _) in list(entry["spans"].items())[:1]:
+                said |= {"field": field, "offset": start}
+            if len(entry["spans"]) == 1:
+                ((field, (start, end)),) = entry["spans"].items()
+                said["ngram"] = texts[field][start:end]
+            made.append(said)
+        return made
 
     def table(self, rank: int, hit: Hit) -> Any:
         """What the best n-grams of a hit add to its score, and the others together."""
@@ -70,18 +91,18 @@ class Written:
         from rich.text import Text
 
         table = Table(
-            "n-gram", "from", "last token", "weight",
+            "n-gram", "from", "stands in", "weight",
             title=escape(f"{rank}. {hit.id}: n-grams of {hit.title or 'the passage'}"),
             title_justify="left",
         )  # fmt: skip
-        found = self.found[self.places[hit.id]]
+        found = self.found[self.hits.index(hit)]
         ngrams = [entry for entry in found if entry["kind"] != "token"]
         tokens = [entry for entry in found if entry["kind"] == "token"]
         tokens.sort(key=lambda entry: -entry["weight"])
         listed = (ngrams + tokens)[:LISTED]
         for entry in listed:
             said = Text(entry["ngram"].strip() or repr(entry["ngram"]), overflow="fold")
-            where = str(entry["offset"])
+            where = ", ".join(f"{name} {span[0]}" for name, span in entry["spans"].items())
             table.add_row(said, entry["kind"], where, f"{entry['weight']:.3f}")
         rest = (ngrams + tokens)[LISTED:]
         if rest:

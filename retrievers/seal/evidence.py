@@ -8,8 +8,8 @@ tokens from the left:
              "token", a single token
     tokens   how many it has
     weight   what it adds to the score
-    offset   that of its last token among the passage's tokens (``rag.indexers.layout``), where it
-             stands first
+    position that of its last token among the passage's tokens (``rag.indexers.layout``), where it
+             stands first; ``spans`` says which characters these are
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def evidence(
         for token, text in zip(tokens, texts[len(ngrams) :], strict=True)
     }
     flat = [
-        heads[number, token] | {"weight": weight, "offset": offset}
-        for number, token, weight, offset in zip(
+        heads[number, token] | {"weight": weight, "position": position}
+        for number, token, weight, position in zip(
             scored.keys.tolist(),
             scored.tokens.tolist(),
             scored.weights.tolist(),
@@ -83,7 +83,7 @@ def spans(
     first = len(places[0]) + 1  # after the token that ends the title
     made = []
     for entry in found:
-        end = entry["offset"] + 1
+        end = entry["position"] + 1
         start = end - entry["tokens"]
         parts = {
             "title": (title, places[0][start:end]),

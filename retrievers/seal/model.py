@@ -91,7 +91,7 @@ class SealModel:
         return cls(name, model, tokenizer)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts, without special tokens around them."""
+        """Token ids of texts, without special tokens around or in them."""
         return self._ids(texts, special=False)
 
     def decode(self, ngrams: Sequence[Sequence[int]]) -> list[str]:
@@ -109,7 +109,11 @@ class SealModel:
             return []
         with self._tokenizing:  # a fast tokenizer refuses a second thread while it is being set
             found: list[list[int]] = self._tokenizer(
-                list(texts), add_special_tokens=special, truncation=False, verbose=False
+                list(texts),
+                add_special_tokens=special,
+                split_special_tokens=True,  # nobody's text says where a sequence ends
+                truncation=False,
+                verbose=False,
             )["input_ids"]
         return found
 
