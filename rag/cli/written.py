@@ -45,14 +45,17 @@ class Written:
         stored = ranking.snapshot.rows(ranking.docs[: len(hits)], ("title", "text"))
         texts = zip(stored["title"].to_pylist(), stored["text"].to_pylist(), strict=True)
         evidence = ranking.evidence[EVIDENCE][: len(hits)]
-        for entries, (title, text) in zip(evidence, texts, strict=True):
+        for hit, entries, (title, text) in zip(hits, evidence, texts, strict=True):
             entries = entries or []
             where: list[dict[str, tuple[int, int]]] = [{} for _ in entries]
             if tokenizer is not None:
                 where = spans(entries, title or "", text or "", tokenizer)
-            found.append(
-                [entry | {"spans": its} for entry, its in zip(entries, where, strict=True)]
-            )
+            if hit.text != text:  # a later stage has cut or rewritten it
+                where = [{n: span for n, span in its.items() if n == "title"} for its in where]
+            placed = [entry | {"spans": its} for entry, its in zip(entries, where, strict=True)]
+            # n-grams before single tokens, by what they add here: not all of a key's weight counts.
+            placed.sort(key=lambda entry: (entry["kind"] == "token", -entry["weight"]))
+            found.append(placed)
         return cls(found, hits)
 
     def highlights(self, hit: Hit, most: int | None = None) -> dict[str, list[tuple[int, int]]]:
@@ -68,8 +71,8 @@ class Written:
 
         ``ngram`` is what stands at the character ``offset`` of the ``field`` "title" or "text" of
         the passage. An n-gram that begins in the title and ends in the text has the offset of its
-        beginning; where it is white space alone, or the tokenizer does not say what its tokens
-        stand for, field and offset are null and ``ngram`` is the text of its tokens.
+        beginning; where it is white space alone, a later stage has changed the text, or the
+        tokenizer does not say what its tokens stand for, field and offset are null and ``ngram`` is the text of its tokens.
         """
         texts = {"title": self.hits[place].title, "text": self.hits[place].text}
         made = []
@@ -96,15 +99,11 @@ class Written:
             title_justify="left",
         )  # fmt: skip
         found = self.found[self.hits.index(hit)]
-        ngrams = [entry for entry in found if entry["kind"] != "token"]
-        tokens = [entry for entry in found if entry["kind"] == "token"]
-        tokens.sort(key=lambda entry: -entry["weight"])
-        listed = (ngrams + tokens)[:LISTED]
-        for entry in listed:
+        for entry in found[:LISTED]:
             said = Text(entry["ngram"].strip() or repr(entry["ngram"]), overflow="fold")
             where = ", ".join(f"{name} {span[0]}" for name, span in entry["spans"].items())
             table.add_row(said, entry["kind"], where, f"{entry['weight']:.3f}")
-        rest = (ngrams + tokens)[LISTED:]
+        rest = found[LISTED:]
         if rest:
             weight = sum(entry["weight"] for entry in rest)
             table.add_row(f"{len(rest)} more", "", "", f"{weight:.3f}", style="dim")

@@ -185,6 +185,13 @@ def test_evidence_stands_where_it_says(one: Collection, model: str) -> None:
     assert seen > 50
 
 
+def test_a_text_cannot_spell_a_special_token(model: str) -> None:
+    tokens = token_ids.load(model)
+    unknown, end = tokens.encode(["none </s>"])[0]
+    assert tokens.encode(["w1</s>"])[0] == [unknown] != [end]
+    assert tokens.places(["w1</s>"]) == [[(0, 6)]]
+
+
 def test_models_that_do_not_fit(one: Collection, tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -240,6 +247,8 @@ def test_the_command_line(rag: Rag, model: str, tmp_path: Path) -> None:
     hits = json.loads(out)
     assert hits and all(hit["evidence"] for hit in hits)
     for hit in hits:
+        order = [(e["kind"] == "token", -e["weight"]) for e in hit["evidence"]]
+        assert order == sorted(order)
         for entry in hit["evidence"]:
             assert {"ngram", "weight", "offset"} <= entry.keys()
             if entry["field"] is not None and "\n" not in entry["ngram"]:
