@@ -32,6 +32,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "reorder": "rag.readers.reorder:Reorder",
         "repeat": "rag.flow:Repeat",
         "unless": "rag.flow:Unless",
+        "rerank": "rag.retrievers.rerank:Rerank",
         "rewrite": "rag.retrievers.rewrite:Rewrite",
         "seal": "rag.retrievers.seal.stage:Seal",
     },

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rag.retrievers.collapse import Collapse as Collapse
     from rag.retrievers.expand import Expand as Expand
     from rag.retrievers.fuse import Fuse as Fuse
+    from rag.retrievers.rerank import Rerank as Rerank
     from rag.retrievers.rewrite import Rewrite as Rewrite
     from rag.retrievers.seal.stage import Seal as Seal
 
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy(
         "Collapse": "collapse",
         "Expand": "expand",
         "Fuse": "fuse",
+        "Rerank": "rerank",
         "Rewrite": "rewrite",
         "Seal": "seal.stage",
     },

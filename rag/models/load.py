@@ -32,8 +32,8 @@ def parts(name: str, folder: Path, *, dtype: str, device: str | None) -> tuple[A
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer
 
-    place = _device(device)
-    _check(name, folder)
+    place = device_of(device)
+    check_folder(name, folder)
     only: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         with quiet():
@@ -61,7 +61,12 @@ def parts(name: str, folder: Path, *, dtype: str, device: str | None) -> tuple[A
     return model, tokenizer
 
 
-def _device(device: str | None) -> str:
+def device_of(device: str | None) -> str:
+    """The device that a setting means: itself, or cuda where there is one, else cpu.
+
+    Raises:
+        InvalidInput: torch finds no such device here.
+    """
     import torch
 
     if device is None:
@@ -73,7 +78,13 @@ def _device(device: str | None) -> str:
     return device
 
 
-def _check(name: str, folder: Path) -> None:
+def check_folder(name: str, folder: Path) -> None:
+    """Refuse a folder without a model in safetensors; ``name`` is for errors.
+
+    Raises:
+        NotFound: the folder holds no model.
+        InvalidInput: its weights are pickled.
+    """
     if not (folder / "config.json").is_file():
         raise NotFound(f"{name}: {folder} holds no model (no config.json)")
     if any(folder.glob("*.safetensors")):
