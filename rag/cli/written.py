@@ -72,7 +72,8 @@ class Written:
         ``ngram`` is what stands at the character ``offset`` of the ``field`` "title" or "text" of
         the passage. An n-gram that begins in the title and ends in the text has the offset of its
         beginning; where it is white space alone, a later stage has changed the text, or the
-        tokenizer does not say what its tokens stand for, field and offset are null and ``ngram`` is the text of its tokens.
+        tokenizer does not say what its tokens stand for, field and offset are null and ``ngram`` is
+        the text of its tokens.
         """
         texts = {"title": self.hits[place].title, "text": self.hits[place].text}
         made = []
