@@ -162,6 +162,28 @@ def test_a_question_over_the_context_fails_alone(one: Collection) -> None:
     assert batch["documents"][0] and not batch["documents"][1]
 
 
+def test_a_row_that_is_cancelled_while_the_model_writes_is_given_up(
+    one: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag import Cancel
+    from rag.retrievers.seal import decode as module
+
+    cancel, whole, asked = Cancel(), module.decode, list[int]()
+
+    def decode(model: Any, index: Any, questions: Any, settings: Any) -> Any:
+        asked.append(len(questions))
+        cancel.row(1)
+        return whole(model, index, questions, settings)
+
+    monkeypatch.setattr(module, "decode", decode)
+    with Pipeline([Seal(**SETTINGS)], one) as pipeline:
+        batch = pipeline.run(questions(3), cancel=cancel)
+    assert asked == [3]
+    assert [error is not None for error in batch["error"]] == [False, True, False]
+    monkeypatch.undo()
+    same(batch["documents"].take([0, 2]), ranked(one, questions(3)).take([0, 2]))
+
+
 def test_evidence_stands_where_it_says(one: Collection, model: str) -> None:
     """The tokens at its position are the n-gram's, the characters of its spans spell them."""
     found = ranked(one, questions(8), weights="pmi")
