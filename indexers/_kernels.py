@@ -271,6 +271,30 @@ def tokenize(
 
 
 @kernel
+def renumber(ends: Arrays, ids: Arrays, numbers: Arrays) -> Number:
+    """Give tokens the numbers of their terms, and close the gaps of those that have none.
+
+    Args:
+        ends: (n + 1,) int64, where each row's tokens lie; moved to where its terms lie.
+        ids: (m,) int32 words, overwritten by terms.
+        numbers: (w,) int32, of each word its term, or -1.
+
+    Returns:
+        How many of ``ids`` are terms.
+    """
+    size, at = 0, ends[0]
+    for row in range(len(ends) - 1):
+        stop = ends[row + 1]
+        while at < stop:
+            number = numbers[ids[at]]
+            ids[size] = number
+            size += number >= 0
+            at += 1
+        ends[row + 1] = size
+    return size
+
+
+@kernel
 def count_tokens(ends: Arrays, ids: Arrays, postings: Arrays, runs: Arrays) -> None:
     """Count each term's postings and runs (windows that hold it).
 

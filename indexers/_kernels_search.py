@@ -32,6 +32,8 @@ NEAR = 256
 of its run were spread evenly: there a search meets a tenth of the memory."""
 WIDE = 7
 """Runs are cut down to where rows are kept if that is at most so many eighths of a window."""
+BELOW = 1 - 1e-7
+"""A float64 times this, rounded to float32, is no greater than it was."""
 SCAN = 48
 """A run at most so many times as long as the list of rows is read whole instead of searched."""
 
@@ -67,7 +69,8 @@ def _bound(most: Number, least: Number, flat: Number, slope: Number) -> Number:
 @kernel
 def _worse(score: Number, row: Number, other: Number, other_row: Number) -> Any:
     """Whether (score, row) ranks after (other, other_row): lower, or equal and a later row."""
-    return score < other or (score == other and row > other_row)
+    # Without a branch, as in all of a heap: which way one goes could not be predicted.
+    return (score < other) | ((score == other) & (row > other_row))
 
 
 @kernel
@@ -78,10 +81,8 @@ def _sift(scores: Arrays, rows: Arrays, size: Number, score: Number, row: Number
         child = 2 * at + 1
         if child >= size:
             break
-        if child + 1 < size and _worse(
-            scores[child + 1], rows[child + 1], scores[child], rows[child]
-        ):
-            child += 1
+        if child + 1 < size:
+            child += _worse(scores[child + 1], rows[child + 1], scores[child], rows[child])
         if not _worse(scores[child], rows[child], score, row):
             break
         scores[at], rows[at] = scores[child], rows[child]
@@ -255,18 +256,18 @@ def _heaped(heap: Arrays) -> None:
 
 
 @kernel
-def _kth(sums: Arrays, touched: Arrays, size: Number, heap: Arrays) -> Number:
-    """The k-th best sum of the rows in ``touched``, where ``heap`` has room for k; 0 if fewer."""
-    k = len(heap)
-    if size < k:
-        return 0.0
-    for i in range(k):
-        heap[i] = sums[touched[i]]
-    _heaped(heap)
-    for i in range(k, size):
+def _raised(
+    level: Number, slack: Number, sums: Arrays, touched: Arrays, size: Number, heap: Arrays
+) -> Number:
+    """The greater of ``level`` and the k-th best sum of the rows in ``touched``, less ``slack``.
+
+    ``heap`` has room for k. Smaller sums than ``level`` change nothing, and most are smaller.
+    """
+    heap[:] = np.float32(level * BELOW)
+    for i in range(size):
         if sums[touched[i]] > heap[0]:
             _sink(heap, 0, sums[touched[i]])
-    return float(heap[0])
+    return max(level, slack * float(heap[0]))
 
 
 @kernel
@@ -299,6 +300,7 @@ def _seed(
     Windows whose kept rows are few are left out.
     """
     lengths, ids, counts = index.lengths, index.rows, index.counts
+    most, least = index.block_counts, index.block_lengths
     size, k = np.int64(0), len(heap)
     for run in range(first, last):
         window = np.int64(index.run_windows[run])
@@ -310,19 +312,25 @@ def _seed(
                 low = _place(ids, low, high, spans[window, 0])
                 high = _place(ids, low, high, spans[window, 1])
         base = window << WINDOW_BITS
-        for at in range(low, high):
-            row = base + np.int64(ids[at])
-            # An escaped count, 255, is at most the real one, and the seed but a lower bound.
-            score = weight * _part(counts[at], lengths[row], flat, slope)
-            # Few scores pass: asking for them alone keeps the branch predictable.
-            if size == k:
-                if score > heap[0] and (len(keep) == 0 or keep[row]):
-                    _sink(heap, 0, score)
-            elif len(keep) == 0 or keep[row]:
-                heap[size] = score
-                size += 1
+        for block in range(low >> BLOCK_BITS, ((high - 1) >> BLOCK_BITS) + 1):
+            bound = weight * _bound(most[block], least[block], flat, slope)
+            if size == k and bound <= heap[0]:
+                continue
+            start = np.uint64(max(low, block << BLOCK_BITS))
+            stop = np.uint64(min(high, (block + 1) << BLOCK_BITS))
+            for at in range(start, stop):
+                row = base + np.int64(ids[at])
+                # An escaped count, 255, is at most the real one, and the seed but a lower bound.
+                score = weight * _part(counts[at], lengths[row], flat, slope)
+                # Few scores pass: asking for them alone keeps the branch predictable.
                 if size == k:
-                    _heaped(heap)
+                    if score > heap[0] and (len(keep) == 0 or keep[row]):
+                        _sink(heap, 0, score)
+                elif len(keep) == 0 or keep[row]:
+                    heap[size] = score
+                    size += 1
+                    if size == k:
+                        _heaped(heap)
     return float(heap[0]) if size == k else 0.0
 
 
@@ -406,7 +414,7 @@ def _few(
             sums[row] = before + weight * _part(times, lengths[row], flat, slope)
         first += 1
         if first < count and size > len(heap) > 0:
-            level = max(level, slack * _kth(sums, touched, size, heap))
+            level = _raised(level, slack, sums, touched, size, heap)
     for j in range(first, count):
         left = np.int64(0)
         for i in range(size):
@@ -469,13 +477,14 @@ def _window(
     if len(keep):
         size = _drop(sums, touched, size, keep[base : base + len(lengths)])
     if first < count and size > len(heap) > 0:
-        level = max(level, slack * _kth(sums, touched, size, heap))
+        level = _raised(level, slack, sums, touched, size, heap)
     for j in range(first, count):
         kept = np.int64(0)
+        least = np.float32(level * BELOW - rests[j])
         for i in range(size):
             row = touched[i]
             touched[kept] = row
-            stays = sums[row] + rests[j] >= level
+            stays = sums[row] >= least
             kept += stays
             sums[row] *= stays
         size = kept

@@ -53,11 +53,86 @@ def _fault(
 
 
 @kernel
-def lookup(index: Any, texts: Arrays, offsets: Arrays, found: Arrays, postings: Arrays) -> Number:
+def _start(text: Arrays, first: Number, last: Number) -> Number:
+    """The first eight bytes of ``text[first:last]`` as a number; zeros after a shorter one's end.
+
+    Of two texts the smaller one never has the larger number.
+    """
+    number = np.uint64(0)
+    for at in range(first, first + 8):
+        number <<= np.uint64(8)
+        if at < last:
+            number |= np.uint64(text[at])
+    return number
+
+
+@kernel
+def fences(offsets: Arrays, texts: Arrays, step: Number) -> Arrays:
+    """How every ``step``-th term of a dictionary begins, so that a search starts close by.
+
+    A binary search over the dictionary itself waits for memory at each of its steps.
+
+    Args:
+        offsets: (t + 1,) uint32 where each term lies.
+        texts: uint8, the terms' UTF-8, end to end.
+        step: 1 or more.
+
+    Returns:
+        (ceil(t / step),) uint64; of length 0 if the dictionary is damaged: a search comes upon that
+        itself.
+    """
+    out = np.empty((len(offsets) + step - 2) // step, np.uint64)
+    for i in range(len(out)):
+        first, last = np.int64(offsets[i * step]), np.int64(offsets[i * step + 1])
+        if first > last or last > len(texts):
+            return out[:0].copy()
+        out[i] = _start(texts, first, last)
+        if i > 0 and out[i] < out[i - 1]:
+            return out[:0].copy()
+    return out
+
+
+@kernel
+def _between(marks: Arrays, step: Number, end: Number, wanted: Number) -> tuple[Number, Number]:
+    """Between which terms that one stands, if any does, which begins as ``wanted`` says.
+
+    ``marks`` is what ``fences`` says of every ``step``-th of ``end`` terms.
+    """
+    low, high = np.int64(0), np.int64(len(marks))
+    while low < high:
+        middle = (low + high) >> 1
+        if marks[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    first, high = max(low - 1, 0), np.int64(len(marks))
+    if low < high and marks[low] > wanted:
+        high = low
+    while low < high:
+        middle = (low + high) >> 1
+        if marks[middle] <= wanted:
+            low = middle + 1
+        else:
+            high = middle
+    return first * step, min(low * step, end)
+
+
+@kernel
+def lookup(
+    index: Any,
+    marks: Arrays,
+    step: Number,
+    texts: Arrays,
+    offsets: Arrays,
+    found: Arrays,
+    postings: Arrays,
+) -> Number:
     """Find terms in one segment's dictionary by binary search over its bytes.
 
     Args:
         index: the segment's Postings.
+        marks: what ``fences`` says of the dictionary.
+        step: with this step.
         texts: uint8, the wanted terms' UTF-8, end to end.
         offsets: (t + 1,) int64 where each lies.
         found: (t,) int64, written: its number, -1 where the segment lacks it, or one of the
@@ -71,6 +146,9 @@ def lookup(index: Any, texts: Arrays, offsets: Arrays, found: Arrays, postings: 
     for i in range(len(offsets) - 1):
         size = offsets[i + 1] - offsets[i]
         low, high = np.int64(0), np.int64(len(index.term_offsets) - 1)
+        if len(marks):
+            wanted = _start(texts, offsets[i], offsets[i + 1])
+            low, high = _between(marks, step, high, wanted)
         found[i] = -1
         while low < high:
             middle = (low + high) >> 1

@@ -63,6 +63,9 @@ class _Kept(NamedTuple):
     few: bool
 
 
+FENCES = 4096
+"""So many terms of a segment are noted down, evenly spread, so that others are found near them."""
+
 _ALL = frozen(np.zeros(0, np.bool_))
 _NOT_ASKED = _Kept(
     frozen(np.zeros(0, np.int64)),
@@ -105,6 +108,7 @@ class LexicalIndex:
         self._mean = max(tokens / max(self.rows, 1), 1e-9)  # |d| on average
         self._unfiltered = [(_ALL, _NOT_ASKED)] * len(self._parts)
         self._known: dict[int, tuple[weakref.ref[Any], Sequence[_Kept]]] = {}
+        self._fences: list[tuple[NDArray[np.uint64], int]] = []  # made by the first search
         self._spare: list[tuple[NDArray[np.float32], NDArray[np.uint16]]] = []
 
     def tokens(self, text: str) -> list[str]:
@@ -142,6 +146,8 @@ class LexicalIndex:
         filters = self._filters(keep)
         factors = np.float32(k1 * (1 - b)), np.float32(k1 * b / self._mean)
         step = max(1, min(-(-count // max(threads, 1)), 4_000_000 // k))
+        if 0 < count <= step:
+            return self._run(plan, (0, count), k, factors, filters)
         spans = [(i, min(i + step, count)) for i in range(0, count, step)]
 
         def run(span: tuple[int, int]) -> _Hits:
@@ -152,8 +158,6 @@ class LexicalIndex:
                 found = list(pool.map(run, spans))
         else:
             found = [run(span) for span in spans]
-        if len(found) == 1:
-            return found[0]
         found.insert(0, (np.zeros(1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)))
         before = np.cumsum([len(rows) for _, rows, _ in found[:-1]])
         offsets = [part[1:] + first for (part, _, _), first in zip(found[1:], before, strict=True)]
@@ -237,9 +241,11 @@ class LexicalIndex:
         offsets, text = packed([name.encode() for name in names])
         holding = np.zeros(len(names), np.int64)
         found = []
-        for part in self._parts:
+        if not self._fences:
+            self._fences = [_fences(part) for part in self._parts]
+        for part, fences in zip(self._parts, self._fences, strict=True):
             found.append(np.empty(len(names), np.int64))
-            worst = _kernels_terms.lookup(part, text, offsets, found[-1], holding)
+            worst = _kernels_terms.lookup(part, *fences, text, offsets, found[-1], holding)
             if worst < -1:
                 raise faults.damaged(part, worst)
         planned = _kernels_terms.plan(ends, ids, self.rows, holding)
@@ -292,6 +298,14 @@ class LexicalIndex:
             )  # fmt: skip
         self._spare.append(room)
         return _kernels_search.sorted_hits(scores, rows, sizes)
+
+
+def _fences(part: postings.Postings) -> tuple[NDArray[np.uint64], int]:
+    """What the kernel ``fences`` says of a segment, and every how manieth term it notes down."""
+    from rag.indexers import _kernels_terms
+
+    step = (len(part.term_offsets) - 1) // FENCES + 1
+    return frozen(_kernels_terms.fences(part.term_offsets, part.terms, step)), step
 
 
 def _check(k: int, k1: float, b: float, keep: NDArray[np.bool_] | None, rows: int) -> None:

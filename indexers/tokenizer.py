@@ -35,6 +35,11 @@ ENGLISH = frozenset((
 # fmt: on
 """Lucene's 33 English stop words, which are also bm25s's ``english``."""
 
+FEW = 1000
+"""The terms of at most so many words are remembered; more come from passages, not from queries."""
+REMEMBERED = 20_000
+"""So many words are remembered, about 3 MB, before all are forgotten."""
+
 
 class Terms(NamedTuple):
     """The terms of n texts."""
@@ -108,6 +113,7 @@ class Tokenizer:
         self._stop = ENGLISH if stopwords == "english" else frozenset[str]()
         self._stemmer = None
         self._lock = threading.Lock()
+        self._known: dict[bytes, str] = {}
         if stemmer != "none":
             import Stemmer
 
@@ -117,7 +123,7 @@ class Tokenizer:
     def with_stop_words(self) -> Tokenizer:
         """The same stemmer, and no word left out."""
         whole = copy.copy(self)
-        whole._stop = frozenset()
+        whole._stop, whole._known = frozenset(), {}
         return whole
 
     def terms(self, texts: pa.LargeStringArray | Sequence[str]) -> Terms:
@@ -127,13 +133,9 @@ class Tokenizer:
         column = isinstance(texts, pa.LargeStringArray)
         offsets, data = _buffers(texts) if column else packed(_encoded(texts))
         ends, ids, word_ends, words = _kernels.tokenize(offsets, data, *_table()[0])
-        names, numbers, all_stay = self._names(words, word_ends)
-        ids = numbers[ids]
-        if not all_stay:
-            kept = ids >= 0
-            ends = np.concatenate(([0], np.cumsum(kept, dtype=np.int64)))[ends]
-            ids = ids[kept]
-        return Terms(ends, ids, names)
+        names, numbers = self._names(words, word_ends)
+        size = _kernels.renumber(ends, ids, numbers)
+        return Terms(ends, ids[:size], names)
 
     def tokens(self, texts: Sequence[str]) -> list[list[str]]:
         """The terms of each text as strings, in reading order."""
@@ -145,7 +147,7 @@ class Tokenizer:
         from rag.indexers import _kernels
 
         _, ids, ends, words = _kernels.tokenize(*packed(_encoded([text])), *_table()[0])
-        names, numbers, _ = self._names(words, ends)
+        names, numbers = self._names(words, ends)
         data, marks = words.tobytes(), ends.tolist()
         found = [data[i:j].decode() for i, j in pairwise(marks)]
         terms = [names[number] if number >= 0 else None for number in numbers.tolist()]
@@ -165,7 +167,7 @@ class Tokenizer:
         from rag.indexers import _kernels
 
         _, ids, ends, words = _kernels.tokenize(*packed(_encoded([text])), *_table()[0])
-        names, numbers, _ = self._names(words, ends)
+        names, numbers = self._names(words, ends)
         asked = np.array([number >= 0 and names[number] in terms for number in numbers], np.bool_)
         starts, stops = _run_bounds(text)
         words_ = stops - starts >= 2
@@ -174,24 +176,43 @@ class Tokenizer:
 
     def _names(
         self, words: NDArray[np.uint8], ends: NDArray[np.int64]
-    ) -> tuple[list[str], NDArray[np.int32], bool]:
-        """The sorted terms; for each distinct word its term's number or -1; whether none is -1."""
+    ) -> tuple[list[str], NDArray[np.int32]]:
+        """The sorted terms; for each distinct word its term's number, or -1 for a stop word."""
         text, marks = words.tobytes(), ends.tolist()
-        found = [text[i:j].decode() for i, j in pairwise(marks)]
-        stems = found
+        found = [text[i:j] for i, j in pairwise(marks)]
+        stems = self._stems(found) if len(found) > FEW else self._remembered(found)
+        distinct = set(stems)
+        distinct.discard("")
+        names = sorted(distinct)
+        number = {name: i for i, name in enumerate(names)}
+        number[""] = -1
+        return names, np.array([number[stem] for stem in stems], np.int32)
+
+    def _stems(self, words: Sequence[bytes]) -> list[str]:
+        """The term of each word; "" for a stop word."""
+        found = [word.decode() for word in words]
+        stems: list[str] = found
         if self._stemmer is not None:
             with self._lock:  # a stemmer holds buffers of its own
                 stems = self._stemmer.stemWords(found)
         stop = self._stop
         if not stop.isdisjoint(found):
             stems = ["" if word in stop else s for word, s in zip(found, stems, strict=True)]
-        distinct = set(stems)
-        all_stay = "" not in distinct
-        names = sorted(distinct - {""})
-        number = dict(zip(names, range(len(names)), strict=True))
-        number[""] = -1
-        numbers = np.fromiter(map(number.__getitem__, stems), np.int32, len(stems))
-        return names, numbers, all_stay
+        return stems
+
+    def _remembered(self, words: Sequence[bytes]) -> list[str]:
+        """What ``_stems`` says: queries ask for the same words again and again."""
+        known = self._known
+        stems = [known.get(word) for word in words]
+        if None in stems:
+            fresh = [word for word, stem in zip(words, stems, strict=True) if stem is None]
+            made = self._stems(fresh)
+            if len(known) >= REMEMBERED:  # another thread may still read the old ones
+                self._known = known = {}
+            known.update(zip(fresh, made, strict=True))
+            rest = iter(made)
+            return [next(rest) if stem is None else stem for stem in stems]
+        return stems  # type: ignore[return-value]
 
 
 def runs(text: str) -> list[tuple[int, int]]:
