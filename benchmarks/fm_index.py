@@ -436,7 +436,8 @@ def plot(rows: list[Row], path: Path) -> None:
     for axis, (key, label) in zip(axes, wanted.items(), strict=True):
         millions = [r["tokens"] / 1e6 for r in rows]
         axis.plot(millions, [r[key] for r in rows], marker="o")
-        axis.set(xscale="log", xlabel="million tokens", title=label, ylim=(0, None))
+        axis.set(xscale="log", xlabel="million tokens", title=label)
+        axis.set_ylim(0, 1.1 * max(r[key] for r in rows))
         axis.set_xticks(
             [r["tokens"] / 1e6 for r in rows], [f"{r['tokens'] // 10**6}" for r in rows]
         )

@@ -73,13 +73,14 @@ class Written:
         the passage. An n-gram that begins in the title and ends in the text has the offset of its
         beginning; where it is white space alone, a later stage has changed the text, or the
         tokenizer does not say what its tokens stand for, field and offset are null and ``ngram`` is
-        the text of its tokens.
+        the text of its tokens. ``position`` is the number of its last token in the passage.
         """
         texts = {"title": self.hits[place].title, "text": self.hits[place].text}
         made = []
         for entry in self.found[place]:
             said: dict[str, Any] = {"ngram": entry["ngram"], "kind": entry["kind"]}
             said |= {"weight": entry["weight"], "field": None, "offset": None}
+            said["position"] = entry["position"]
             for field, (start, _) in list(entry["spans"].items())[:1]:
                 said |= {"field": field, "offset": start}
             if len(entry["spans"]) == 1:
