@@ -304,7 +304,8 @@ def _seed(
     size, k = np.int64(0), len(heap)
     for run in range(first, last):
         window = np.int64(index.run_windows[run])
-        low, high = np.int64(index.run_starts[run]), np.int64(index.run_starts[run + 1])
+        low: Number = np.int64(index.run_starts[run])
+        high: Number = np.int64(index.run_starts[run + 1])
         if len(keep):
             if starts[window] >= 0:
                 continue
