@@ -216,8 +216,11 @@ class Snapshot:
             have = ", ".join(entries) or "none"
             raise NotFound(f"{self.path}: no index {name!r}; there are: {have}")
         if not fitting:
+            fields = getattr(registry.find("indexes", type), "model_fields", {})
+            needs = [f" --{key} NAME" for key in ("model", "encoder") if key in fields]
             raise NotFound(
-                f"{self.path}: has no {type} index; 'rag index {self.path} --index {type}' adds one"
+                f"{self.path}: has no {type} index; "
+                f"'rag index {self.path} --index {type}{''.join(needs)}' adds one"
             )
         if len(fitting) > 1:
             raise InvalidInput(
