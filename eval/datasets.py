@@ -9,6 +9,7 @@ from pathlib import Path
 from rag.errors import BadRow, InvalidInput, NotFound
 from rag.eval.tables import Asked, Judgements, read_answers, read_qrels, read_queries
 from rag.sources.settings import COMPRESSIONS
+from rag.sources.tasks import is_task, task_folder
 
 DEFAULT_SPLITS = ("test", "dev")
 """Taken in this order where no split is named."""
@@ -38,6 +39,9 @@ class Dataset:
 def load(path: Path | str, *, split: str | None = None) -> Dataset:
     """The dataset in a folder; each of its files may be compressed.
 
+    What is no path may be the name of a task such as ``beir/scifact`` or ``loco/qmsum``, which is
+    downloaded (``rag.sources.tasks``).
+
     - ``queries.jsonl``: ``{"_id", "text"}`` a line.
     - ``qrels/<split>.tsv``, or flat: ``qrels.tsv`` is the split ``test``, ``qrels_<split>.tsv``
       another. Three columns (BEIR) or four (TREC). The default is ``test``, else ``dev``, else
@@ -51,7 +55,7 @@ def load(path: Path | str, *, split: str | None = None) -> Dataset:
         BadRow: a line cannot be used; the message names file, line, field and the fix.
         InvalidInput: there are several splits and none is named.
     """
-    folder = Path(path)
+    folder = task_folder(str(path)) if is_task(path) else Path(path)
     if not folder.is_dir():
         absent = "is a file" if folder.exists() else "does not exist"
         raise NotFound(f"{folder}: {absent}; a dataset is a folder with queries and judgements")

@@ -36,7 +36,7 @@ def index(
         str,
         typer.Argument(
             help="A .jsonl, .csv, .tsv or .parquet file, a BEIR folder, a folder of text files, "
-            "an index YAML, or a collection.",
+            "an index YAML, a task such as beir/scifact, or a collection.",
             show_default=False,
         ),
     ],

@@ -14,7 +14,10 @@ from rag.cli.output import JsonFlag, console, print_json, progress
 def evaluate(
     dataset: Annotated[
         Path,
-        typer.Argument(help="A BEIR folder with queries and judgements.", show_default=False),
+        typer.Argument(
+            help="A BEIR folder with queries and judgements, or a task such as loco/qmsum.",
+            show_default=False,
+        ),
     ],
     collection: OfCollection = None,
     pipeline: WithPipeline = None,

@@ -5,6 +5,7 @@ The files of this room, in the order that a row passes them:
 
     settings     Source, Split: which files, how they are read, how documents are cut
     detect       the source that a path looks like; ``walk`` lists the files below a folder
+    tasks        published evaluation tasks by name, downloaded as folders of BEIR
     files        one file of a source as rows: which of the next four reads it
     lines        the physical lines of a file, decompressed as a stream
     rows         a line (or, in CSV, a few) to the keys and values of one row

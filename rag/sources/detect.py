@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rag.errors import InvalidInput, NotFound
 from rag.sources.settings import COMPRESSIONS, CORPUS, OFFICE, TEXTS, Source, Type, corpus_of
+from rag.sources.tasks import is_task, task_folder
 from rag.sources.walk import files_below
 
 SUFFIXES: dict[str, Type] = {
@@ -40,12 +41,15 @@ def detect(path: str | Path) -> Source:
             files and none that might be a corpus too (``folder``); or a file with the suffix
             ``.jsonl``, ``.ndjson``, ``.json`` (one object a line), ``.csv`` or ``.tsv``, each
             also with ``.gz``, ``.zst`` or ``.bz2``, or ``.parquet``. Upper case counts as lower
-            case.
+            case. What is no path may be the name of a task such as ``beir/scifact``
+            (``rag.sources.tasks``), which is downloaded.
 
     Raises:
         NotFound: Nothing exists at ``path``.
         InvalidInput: The type cannot be told from the name; the message lists what is accepted.
     """
+    if is_task(path):
+        path = task_folder(str(path))
     given = Path(path)
     if not given.exists():
         raise NotFound(f"{path}: no such file or folder; correct the path of the source")
