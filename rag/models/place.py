@@ -15,6 +15,7 @@ _HUB = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 # Not folders of other forms of the model (onnx/), nor the same weights in another form.
 _NOT_FILES = ["*/*", "consolidated*"]
+_NOT_MODULES = ["onnx/*", "openvino/*", "consolidated*"]
 
 
 def place_of(model: str, revision: str | None = None) -> Path | str:
@@ -43,10 +44,13 @@ def place_of(model: str, revision: str | None = None) -> Path | str:
     return found
 
 
-def folder_of(place: Path | str, revision: str | None = None) -> Path:
-    """The folder with the safetensors of a model, downloaded or converted if need be."""
+def folder_of(place: Path | str, revision: str | None = None, *, modules: bool = False) -> Path:
+    """The folder with the safetensors of a model, downloaded or converted if need be.
+
+    ``modules``: with the folders in it that hold further modules of sentence-transformers.
+    """
     if isinstance(place, str):
-        return _fetched(place, revision)
+        return _fetched(place, revision, _NOT_MODULES if modules else _NOT_FILES)
     return place if place.is_dir() else converted(place)
 
 
@@ -69,7 +73,7 @@ def files_of(place: Path | str, revision: str | None = None) -> list[Path]:
     return sorted(path for path in files if any(fnmatch(path.name, form) for form in _FILES))
 
 
-def _fetched(name: str, revision: str | None) -> Path:
+def _fetched(name: str, revision: str | None, without: list[str] = _NOT_FILES) -> Path:
     """The folder of a model from Hugging Face, downloaded unless it was before.
 
     transformers would do it by itself, but it also asks a server to convert pickled weights, which
@@ -82,7 +86,7 @@ def _fetched(name: str, revision: str | None) -> Path:
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=_FILES, ignore_patterns=_NOT_FILES
+                name, revision=revision, allow_patterns=_FILES, ignore_patterns=without
             )
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
