@@ -42,6 +42,7 @@ def load_encoder(name: str, device: str = "auto") -> Encoder:
         raise MissingExtra("models", "sentence_transformers")
     from safetensors import SafetensorError
 
+    import rag.encoders.m2_bert  # noqa: F401  so that transformers knows the type
     from rag.encoders.encode import Encoder
     from rag.models.load import device_of, quiet
 
@@ -82,6 +83,11 @@ def encoder_hash(name: str) -> str:
     folder = folder_of_encoder(name)
     _check(name, folder)
     return _hash(folder)
+
+
+def files_of_encoder(name: str) -> list[Path]:
+    """The files that make up an encoder; it raises what ``folder_of_encoder`` raises."""
+    return _files(folder_of_encoder(name))
 
 
 def folder_of_encoder(name: str) -> Path:
