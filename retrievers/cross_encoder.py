@@ -21,6 +21,9 @@ HEADS = ("ForSequenceClassification", "ForCausalLM")
 class Scorer:
     """Scores of pairs of texts; threads take turns, since tokenizers are not made for several."""
 
+    joint = " "
+    """What stands between title and text of a passage, as in BEIR's reranker."""
+
     def __init__(self, name: str, model: Any) -> None:
         """Hold a ``CrossEncoder`` that gives one score a pair; ``name`` is for errors."""
         self._name, self._model, self._lock = name, model, threading.Lock()

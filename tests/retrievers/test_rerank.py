@@ -75,7 +75,9 @@ def predicted(model: str, ranking: Ranking = BATCH["documents"]) -> list[dict[st
     peer = sentence_transformers.CrossEncoder(model, device="cpu")
     return [
         {
-            hit.id: float(peer.predict([[question, f"{hit.title} {hit.text}".strip()]])[0])
+            hit.id: float(
+                peer.predict([[question, f"{hit.title} {hit.text}" if hit.title else hit.text]])[0]
+            )
             for hit in ranking[row]
         }
         for row, question in enumerate(QUESTIONS)
@@ -170,6 +172,46 @@ def test_a_score_that_is_no_number_fails_its_row(tmp_path: Path) -> None:
     assert np.isfinite(after.scores[0])
 
 
+class Words:
+    """An encoder: how often each word of a few stands in a text, doubled in documents."""
+
+    def __init__(self, similarity: str, sparse: bool) -> None:
+        self.similarity, self.sparse = similarity, sparse
+
+    def encode(self, texts: list[str], kind: str) -> Any:
+        from scipy.sparse import csr_array
+
+        words = WORDS.split()
+        counts = [[text.lower().split().count(word) for word in words] for text in texts]
+        found = np.array(counts, np.float32) * (2 if kind == "document" else 1)
+        return csr_array(found) if self.sparse else found
+
+
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_an_encoder_orders_by_the_similarity_of_vectors(
+    similarity: str, sparse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("scipy")
+    encoder = Words(similarity, sparse)
+    monkeypatch.setattr("rag.encoders.load_encoder", lambda name, device: encoder, raising=False)
+    context = Context()
+    stage = Rerank(encoder=f"words-{similarity}-{sparse}", batch_size=2, into="best")
+    best = check_stage(stage, BATCH, context=context)["best"]
+    context.close()
+    plain = Words(similarity, sparse=False)
+    for row, question in enumerate(QUESTIONS):
+        q = plain.encode([question], "query")[0]
+        for hit in best[row]:
+            d = plain.encode([f"{hit.title} {hit.text}"], "document")[0]
+            norms = float(np.linalg.norm(q) * np.linalg.norm(d)) or 1.0
+            expected = float(q @ d) / (norms if similarity == "cosine" else 1)
+            assert hit.score == pytest.approx(expected, abs=1e-6)
+        assert [hit.score for hit in best[row]] == sorted(
+            (h.score for h in best[row]), reverse=True
+        )
+
+
 def test_what_is_no_cross_encoder_is_refused(tmp_path: Path, model: str) -> None:
     def opened(place: object) -> None:
         Rerank(model=str(place), device="cpu").open(Context())
@@ -190,7 +232,8 @@ def test_what_is_no_cross_encoder_is_refused(tmp_path: Path, model: str) -> None
     (coded / "config_sentence_transformers.json").write_text('{"model_type": "CrossEncoder"}')
     with pytest.raises(BackendFailed, match="cannot load the cross-encoder"):
         opened(coded)
-    with pytest.raises(ValidationError, match="model"):
-        Rerank()  # type: ignore[call-arg]
+    for settings in ({}, {"model": model, "encoder": "minilm"}):
+        with pytest.raises(ValidationError, match="name either model .* or encoder"):
+            Rerank(**settings)
     with pytest.raises(MissingColumn, match="put a retriever"):
         Rerank(model=model).columns(Columns())
