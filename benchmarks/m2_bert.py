@@ -9,7 +9,8 @@ BERT is transformers' own with its position table lengthened: once with torch's 
 attention weights). Each model runs in a process of its own, so that its peak of resident memory is
 its own: ``peak_mb`` is the peak after the passes, ``added_mb`` what they added to the loaded model.
 Times are process CPU seconds of a pass in float32, by turns between the models, the median of the
-rounds after one pass that is not counted (it makes M2-BERT's kernels: ``first_s``).
+rounds. M2-BERT has a pass before them, in which it makes its kernels (``first_s``); BERT makes
+nothing, so its first pass counts.
 """
 
 from __future__ import annotations
@@ -76,15 +77,17 @@ def compare(names: list[str], length: int, rounds: int, threads: int) -> list[di
         lines[name], other = context.Pipe()
         context.Process(target=serve, args=(other, name, length, threads), daemon=True).start()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for _ in range(rounds + 1):
+    for turn in range(rounds + 1):
         for name, line in lines.items():  # one at a time: the others wait
-            line.send("pass")
-            times[name].append(line.recv())
+            if turn or name == "m2_bert":
+                line.send("pass")
+                times[name].append(line.recv())
+                print(name, length, *times[name][-1], file=sys.stderr, flush=True)
     found = []
     for name, line in lines.items():
         line.send("end")
         parameters, loaded, peak = line.recv()
-        cpu, wall = zip(*times[name][1:], strict=True)
+        cpu, wall = zip(*times[name][-rounds:], strict=True)
         found.append(
             {
                 "model": name,
