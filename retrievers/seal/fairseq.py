@@ -11,9 +11,9 @@ by a bias of minus infinity, as the reference forbids them.
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from rag.errors import Damaged, InvalidInput, NotFound
@@ -42,7 +42,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=_zipped(path))
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise InvalidInput(
             f"{path} holds more than weights, and what else it holds could run code, so it is not "
             f"loaded ({str(error).strip().splitlines()[0]}); where fairseq is installed, write its "

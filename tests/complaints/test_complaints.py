@@ -527,7 +527,9 @@ def test_no_format_is_pickle(wiki: Collection) -> None:
                 if isinstance(node, ast.Import):
                     assert not banned & {alias.name for alias in node.names}, source
                 elif isinstance(node, ast.ImportFrom):
-                    assert node.module not in banned, source
+                    # torch's reader of tensors alone raises this error.
+                    only_error = [alias.name for alias in node.names] == ["UnpicklingError"]
+                    assert node.module not in banned or only_error, source
                 elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                     assert node.func.id not in ("eval", "exec"), source
 
