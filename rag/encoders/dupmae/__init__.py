@@ -9,6 +9,7 @@ representation the paper, since the code has none.
     masks       Collator: texts to batches, with whole-word masks
     load        warm start from any BERT, checkpoints of RetroMAE, what differs in a state dict
     represent   Unified: [CLS] reduced, and a weight for each token of the vocabulary
+    module      UnifiedModule: Unified as a module of sentence-transformers
     store       ForwardStore: what is kept of documents, and the exact score
 """
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rag.encoders.dupmae.load import warm_start as warm_start
     from rag.encoders.dupmae.masks import Collator as Collator
     from rag.encoders.dupmae.model import DupMAE as DupMAE
+    from rag.encoders.dupmae.module import UnifiedModule as UnifiedModule
     from rag.encoders.dupmae.represent import Unified as Unified
     from rag.encoders.dupmae.store import ForwardStore as ForwardStore
 
@@ -33,6 +35,7 @@ __getattr__, __dir__, __all__ = lazy(
         "DupMAE": "model",
         "ForwardStore": "store",
         "Unified": "represent",
+        "UnifiedModule": "module",
         "masked_lm": "load",
         "warm_start": "load",
     },
