@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING
 from rag.lazy import lazy
 
 if TYPE_CHECKING:
+    from rag.indexers.dense import Dense as Dense
     from rag.indexers.lexical import Lexical as Lexical
     from rag.indexers.ngrams import NGrams as NGrams
+    from rag.indexers.sparse import Sparse as Sparse
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
+        "Dense": "dense",
         "Lexical": "lexical",
         "NGrams": "ngrams",
+        "Sparse": "sparse",
     },
 )

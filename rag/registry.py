@@ -24,6 +24,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "bm25": "rag.retrievers.bm25:BM25",
         "branch": "rag.flow:Branch",
         "collapse": "rag.retrievers.collapse:Collapse",
+        "dense": "rag.retrievers.dense:Dense",
         "expand": "rag.retrievers.expand:Expand",
         "extract": "rag.readers.extract:Extract",
         "fuse": "rag.retrievers.fuse:Fuse",
@@ -35,6 +36,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "rerank": "rag.retrievers.rerank:Rerank",
         "rewrite": "rag.retrievers.rewrite:Rewrite",
         "seal": "rag.retrievers.seal.stage:Seal",
+        "sparse": "rag.retrievers.sparse:Sparse",
     },
     "backends": {
         "llama_cpp": "rag.readers.backends.llama_cpp:LlamaCpp",
@@ -42,8 +44,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "transformers": "rag.readers.backends.transformers:Transformers",
     },
     "indexes": {
+        "dense": "rag.indexers.dense:Dense",
         "lexical": "rag.indexers.lexical:Lexical",
         "ngrams": "rag.indexers.ngrams:NGrams",
+        "sparse": "rag.indexers.sparse:Sparse",
     },
 }
 

@@ -61,6 +61,23 @@ def index(
             show_default=False,
         ),
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            help="For an index of vectors (dense): a folder, a name at Hugging Face, or minilm.",
+            show_default=False,
+        ),
+    ] = None,
+    factory: Annotated[
+        str | None,
+        typer.Option(
+            "--factory",
+            help="For --index dense: FAISS's name of an index, such as HNSW32. Default: Flat, "
+            "which is exact.",
+            show_default=False,
+        ),
+    ] = None,
     on_bad: Bad = None,
     segment_rows: SegmentRows = 1_000_000,
     workers: Workers = 1,
@@ -76,13 +93,16 @@ def index(
       rag index wiki.yaml --out wiki --workers 4
       rag index wiki --index lexical
       rag index wiki --index ngrams --model smollm2
+      rag index wiki --index dense --encoder minilm
     """  # noqa: D301
     from rag.collection import Collection
 
+    options = {"model": model, "encoder": encoder, "factory": factory}
+    given = {key: value for key, value in options.items() if value is not None}
     if out is None:
-        _add_index(source, index, model, workers, as_json)
+        _add_index(source, index, given, workers, as_json)
         return
-    settings = _source(source, index, model, on_bad)
+    settings = _source(source, index, given, on_bad)
     with progress() as tell:
         _, done = Collection.build(
             path=out, segment_rows=segment_rows, workers=workers, progress=tell, **settings
@@ -91,7 +111,7 @@ def index(
 
 
 def _add_index(
-    source: str, index: list[str] | None, model: str | None, workers: int, as_json: bool
+    source: str, index: list[str] | None, given: dict[str, str], workers: int, as_json: bool
 ) -> None:
     from rag.collection import Collection
 
@@ -101,47 +121,57 @@ def _add_index(
     if not index:
         raise InvalidInput(f"which index? add '--index NAME': rag index {source} --index lexical")
     with progress() as tell:
-        done = Collection.open(path).add_index(_kinds(index, model), workers=workers, progress=tell)
+        done = Collection.open(path).add_index(_kinds(index, given), workers=workers, progress=tell)
     _report(path, done, as_json)
 
 
-def _kinds(names: list[str], model: str | None) -> dict[str, IndexKind]:
-    """An index kind for each name, which is also its type; the ``model`` goes where it is asked."""
+_MISSING = {
+    "model": "which model? its tokenizer is needed; add '--model NAME', "
+    "such as --model smollm2 or --model facebook/bart-large",
+    "encoder": "which encoder? add '--encoder NAME', such as --encoder minilm",
+}
+_TAKEN_BY = {"model": "ngrams", "encoder": "dense", "factory": "dense"}
+"""An index kind that has the setting, for errors."""
+
+
+def _kinds(names: list[str], given: dict[str, str]) -> dict[str, IndexKind]:
+    """An index kind for each name, which is also its type; ``given`` goes where it is asked."""
     from rag import registry
 
     kinds = {}
-    used = False
+    used = set[str]()
     for name in names:
         cls = registry.find("indexes", name)
-        given = {}
-        if "model" in getattr(cls, "model_fields", {}):
-            if model is None:
-                raise InvalidInput(
-                    f"--index {name}: which model? its tokenizer is needed; add '--model NAME', "
-                    "such as --model smollm2 or --model facebook/bart-large"
-                )
-            given, used = {"model": model}, True
-        kinds[name] = cls(**given)
-    if model is not None and not used:
-        raise InvalidInput(f"--model {model}: no index asked for has one; add '--index ngrams'")
+        fields = getattr(cls, "model_fields", {})
+        for key, question in _MISSING.items():
+            if key in fields and fields[key].is_required() and key not in given:
+                raise InvalidInput(f"--index {name}: {question}")
+        own = {key: value for key, value in given.items() if key in fields}
+        used |= own.keys()
+        kinds[name] = cls(**own)
+    for key, value in given.items():
+        if key not in used:
+            raise InvalidInput(
+                f"--{key} {value}: no index asked for has one; add '--index {_TAKEN_BY[key]}'"
+            )
     return kinds
 
 
 def _source(
-    source: str, index: list[str] | None, model: str | None, on_bad: str | None
+    source: str, index: list[str] | None, given: dict[str, str], on_bad: str | None
 ) -> dict[str, Any]:
     """The arguments of ``Collection.build`` for a path: those of an index YAML, or its own."""
     from rag.sources import detect
 
     if not source.endswith((".yaml", ".yml")):
         found, settings = detect(source), dict[str, Any]()
-        if index or model is not None:
-            settings["indexes"] = _kinds(index or [], model)
+        if index or given:
+            settings["indexes"] = _kinds(index or [], given)
     else:
         from rag.pipelines.load import load_index
 
-        if model is not None:
-            raise InvalidInput(f"--model {model}: {source} says which; change 'model:' there")
+        for key, value in given.items():
+            raise InvalidInput(f"--{key} {value}: {source} says which; change '{key}:' there")
         file = load_index(source)
         chosen = {**file.indexes}
         for name in index or ():

@@ -1,0 +1,115 @@
+"""The stage ``dense``: retrieval by the vectors of an encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import Field
+
+from rag.errors import InvalidInput, RagError
+from rag.retrievers.merge import Merge, depth, merged
+from rag.stage import Columns, Context, Run, Stage, Step
+from rag.where import Where
+
+if TYPE_CHECKING:
+    from rag.batch import Batch
+    from rag.encoders import Encoder
+
+
+class Dense(Stage, name="dense"):
+    """Rank passages by the similarity of their vectors to that of the question."""
+
+    of: str = Field("query", description="The column of queries.")
+    into: str = Field("documents", description="The column that the ranking is written to.")
+    top_k: int = Field(100, gt=0, description="The most passages of a question.")
+    index: str | None = Field(
+        None, description="The dense index to search; default: the only one there is."
+    )
+    encoder: str | None = Field(
+        None,
+        description="Where the encoder of the index lies now: a folder, a name at Hugging Face or "
+        "minilm; default: the one that the index names.",
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="Where queries are encoded: auto is cuda where there is one, else cpu.",
+    )
+    merge: Merge = Field("rrf", description="How several queries of one question are merged.")
+    where: Where | None = Field(
+        None, description="A condition that passages fulfil: {year: {gte: 1990}, lang: en}."
+    )
+
+    def columns(self, have: Columns) -> Columns:
+        """Needs the queries, writes a ranking."""
+        return have.need(self.of).put(**{self.into: "ranking"})
+
+    def files(self) -> list[Path]:
+        """The files of ``encoder``; that of the index is part of the collection's state."""
+        if self.encoder is None:
+            return []
+        from rag.encoders.load import files_of_encoder
+
+        return files_of_encoder(self.encoder)
+
+    def open(self, context: Context) -> Step:
+        """Open the index and the encoder, or share it with whoever has it open.
+
+        Raises:
+            MissingExtra: sentence-transformers, or FAISS where the index needs it, is not
+                installed.
+            NotFound: the collection has no dense index, or there is no such encoder.
+            InvalidInput: it is not the encoder that built the index, or ``where`` does not fit.
+            BackendFailed: it cannot be loaded.
+        """
+        from rag.encoders.load import encoder_hash, load_encoder
+        from rag.indexers.dense import check_hash, check_kind
+        from rag.ranking import Ranking
+
+        snapshot = context.snapshot(self.collection)
+        searcher = snapshot.index(snapshot.index_name("dense", self.index))
+        keep = snapshot.matching(self.where)
+        name = self.encoder or searcher.encoder
+        check_hash(name, encoder_hash(name), searcher.hash)
+        encoder: Encoder = context.get(
+            ("encoder", searcher.hash, self.device), lambda: load_encoder(name, self.device)
+        )
+        check_kind(encoder)
+
+        def step(batch: Batch, run: Run) -> Batch:
+            column = [[v] if isinstance(v, str) else list(v or ()) for v in batch[self.of]]
+            for row, queries in enumerate(column):
+                if any(_broken(query) for query in queries):
+                    run.fail(row, InvalidInput("a query has an unpaired surrogate"))
+                    column[row] = []
+            flat = [query for row in column for query in row]
+            rows = np.repeat(np.arange(len(column)), [len(row) for row in column])
+            k = (
+                depth(self.top_k, self.merge)
+                if max(map(len, column), default=0) > 1
+                else self.top_k
+            )
+            try:
+                found = searcher.search(encoder.encode(flat, kind="query"), k, keep=keep)
+            except RagError as error:
+                for row in np.unique(rows).tolist():
+                    run.fail(row, error)
+                empty = np.zeros(len(flat) + 1, np.int64)
+                found = empty, np.zeros(0, np.int64), np.zeros(0, np.float32)
+            if any(len(row) != 1 for row in column):
+                found = merged(rows, *found, n=len(column), k=self.top_k, how=self.merge)
+            offsets, docs, scores = found
+            return batch.put(**{self.into: Ranking(offsets, docs, scores, snapshot)})
+
+        return step
+
+
+def _broken(text: str) -> bool:
+    """Whether no tokenizer reads a text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
