@@ -315,13 +315,13 @@ def test_the_shipped_pipelines_are_good(name: str) -> None:
 
 
 def test_the_shipped_pipelines_are_these() -> None:
-    assert shipped() == ["bm25", "bm25-extract", "bm25-qa", "dense", "hybrid", "seal"]
+    assert shipped() == ["bm25", "bm25-extract", "bm25-qa", "dense", "hybrid", "seal", "sparse"]
 
 
 def test_loading_opens_no_model_and_no_index() -> None:
     program = (
         "import sys; from rag.pipelines import problems, shipped\n"
-        "assert [problems(name) for name in shipped()] == [[], [], [], [], [], []]\n"
+        "assert [problems(name) for name in shipped()] == [[], [], [], [], [], [], []]\n"
         "heavy = {'torch', 'transformers', 'xllamacpp', 'numba', 'rag.collection'}\n"
         "print(*heavy & set(sys.modules))"
     )
