@@ -65,7 +65,8 @@ def index(
         str | None,
         typer.Option(
             "--encoder",
-            help="For an index of vectors (dense): a folder, a name at Hugging Face, or minilm.",
+            help="For an index of vectors (dense, sparse): a folder, a name at Hugging Face, or "
+            "minilm.",
             show_default=False,
         ),
     ] = None,
@@ -94,6 +95,7 @@ def index(
       rag index wiki --index lexical
       rag index wiki --index ngrams --model smollm2
       rag index wiki --index dense --encoder minilm
+      rag index wiki --index sparse --encoder ./svdr-msmarco
     """  # noqa: D301
     from rag.collection import Collection
 
