@@ -118,6 +118,11 @@ def _check(name: str, folder: Path) -> None:
     """Refuse a folder without a model in safetensors; ``name`` is for errors."""
     if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise NotFound(f"{name}: {folder} holds no model (no modules.json, no config.json)")
+    if (folder / "reduction").is_dir() and not (folder / "modules.json").is_file():
+        raise InvalidInput(
+            f"{name}: holds a unified DupMAE model ({folder / 'reduction'}), whose vectors have two "
+            "parts; open it with rag.encoders.dupmae.Unified.load"
+        )
     files = _files(folder)
     for pickled in sorted(folder.rglob("*.bin")):
         inner = pickled.relative_to(folder).parts[0]
