@@ -120,8 +120,8 @@ def _check(name: str, folder: Path) -> None:
         raise NotFound(f"{name}: {folder} holds no model (no modules.json, no config.json)")
     if (folder / "reduction").is_dir() and not (folder / "modules.json").is_file():
         raise InvalidInput(
-            f"{name}: holds a unified DupMAE model ({folder / 'reduction'}), whose vectors have two "
-            "parts; open it with rag.encoders.dupmae.Unified.load"
+            f"{name}: holds a unified DupMAE model ({folder / 'reduction'}), whose vectors have "
+            "two parts; open it with rag.encoders.dupmae.Unified.load"
         )
     files = _files(folder)
     for pickled in sorted(folder.rglob("*.bin")):
