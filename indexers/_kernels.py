@@ -21,7 +21,7 @@ Number: TypeAlias = Any
 
 WINDOW_BITS = 16
 BLOCK_BITS = 7
-ESCAPE = 255
+ESCAPE = 15
 FNV = np.uint64(1099511628211)
 FNV_START = np.uint64(14695981039346656037)
 MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -335,12 +335,12 @@ def fill_tokens(
         next_posting: (t,) int64, where each term's postings go; moved on.
         next_run: (t,) int64, where each term's runs go; moved on.
         rows: (p,) uint16, written: rows inside their window.
-        counts: (p,) uint8, written: 255 stands for more than 254.
+        counts: (p,) uint8, written: 15 stands for more than 14.
         run_windows: (r,) uint16, written.
         run_starts: (r + 1,) uint32, written but for the last.
 
     Returns:
-        (e,) int64 positions and counts of the postings with 255, in no order.
+        (e,) int64 positions and counts of the postings with 15, in no order.
     """
     last = np.full(len(next_posting), -1, np.int64)
     positions = np.empty(16, np.int64)
@@ -436,7 +436,7 @@ def fill_part(
     """Write a part's postings into a merge; the arguments are those of the functions above.
 
     Returns:
-        (e,) int64 old and new positions of the postings whose count is 255.
+        (e,) int64 old and new positions of the postings whose count is 15.
     """
     old = np.empty(16, np.int64)
     new = np.empty(16, np.int64)

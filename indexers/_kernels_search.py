@@ -3,8 +3,12 @@
 Imported only when a search runs (``rag.compiled``). The file stands alone: no kernel of another
 file is called.
 
-Passing an array to a kernel counts a reference, an atomic operation, and ``index`` holds twelve:
+Passing an array to a kernel counts a reference, an atomic operation, and ``index`` holds sixteen:
 inner loops therefore call with scalars alone, and take the arrays they read out of ``index`` first.
+
+A run is told by four numbers: ``low`` and ``high``, between which its postings lie, or those asked
+of them; ``slot``, its place among the long runs or -1; and ``origin``, so that the row of posting
+``at`` stands in ``rows``, or its low byte in ``long_lows``, at ``at - origin``.
 """
 
 from __future__ import annotations
@@ -22,14 +26,14 @@ Number: TypeAlias = Any
 
 WINDOW_BITS = 16
 BLOCK_BITS = 7
-ESCAPE = 255
+ESCAPE = 15
 DENSE = 40_000
 """From so many postings on, scanning a window beats keeping a list of the rows touched."""
 PROBE = 24
 """A run at most so many times as long as the list of kept rows is read whole, not searched."""
-NEAR = 256
-"""A row is looked for first among so many postings about the place where it would stand if the rows
-of its run were spread evenly: there a search meets a tenth of the memory."""
+LONG = 1024
+AHEAD = 16
+"""So many blocks of rows are decoded at once where all of them are needed."""
 WIDE = 7
 """Runs are cut down to where rows are kept if that is at most so many eighths of a window."""
 BELOW = 1 - 1e-7
@@ -47,7 +51,7 @@ def _part(count: Number, length: Number, flat: Number, slope: Number) -> Number:
 
 @kernel
 def _large(positions: Arrays, counts: Arrays, at: Number) -> Number:
-    """The count, beyond 254, of posting ``at``."""
+    """The count, beyond 14, of posting ``at``."""
     low, high = np.int64(0), np.int64(len(positions))
     while low < high:
         middle = (low + high) >> 1
@@ -109,11 +113,86 @@ def _push(scores: Arrays, rows: Arrays, size: Number, score: Number, row: Number
 
 
 @kernel
+def _slot(long_runs: Arrays, run: Number) -> Number:
+    """How many long runs stand before ``run``."""
+    low, high = np.int64(0), np.int64(len(long_runs))
+    while low < high:
+        middle = (low + high) >> 1
+        if np.int64(long_runs[middle]) < run:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@kernel
+def _run(long_runs: Arrays, long_starts: Arrays, run: Number, low: Number, long: Number) -> Any:
+    """``slot`` and ``origin`` of a run with first posting ``low``; ``long``: it is a long one."""
+    slot = _slot(long_runs, run)
+    before = np.int64(long_starts[slot])
+    return (slot, low - before) if long else (np.int64(-1), before)
+
+
+@kernel
+def _decode(
+    rows: Arrays,
+    highs: Arrays,
+    lows: Arrays,
+    base: Number,
+    start: Number,
+    stop: Number,
+    slot: Number,
+    origin: Number,
+    ids: Arrays,
+) -> None:
+    """Write the rows of postings ``start`` to ``stop``, 2,048 of one run at most, to ``ids``.
+
+    ``base`` is where the low bytes of a long run lie.
+    """
+    size = np.uint64(stop - start)
+    here = np.uint64(start - origin)
+    if slot < 0:
+        for i in range(size):
+            ids[i] = rows[here + i]
+        return
+    place = start - origin - base
+    table = slot << 8
+    high = np.int64(0)
+    for bit in (128, 64, 32, 16, 8, 4, 2, 1):
+        high += bit & ~((place - np.int64(highs[table + high + bit])) >> 63)
+    for i in range(size):
+        ids[i] = 0
+    # Marks where the high byte grows, then sums: a loop over each high byte's postings is short
+    # and its end cannot be predicted.
+    for after in range(np.uint64(table + high + 1), np.uint64(table + 256)):
+        gap = np.uint64(highs[after]) - np.uint64(place)
+        if gap >= size:
+            break
+        ids[gap] += np.uint16(256)
+    row = np.uint16(high << 8)
+    for i in range(size):
+        row += ids[i]
+        ids[i] = row | np.uint16(lows[here + i])
+
+
+@kernel
+def _times(counts: Arrays, start: Number, stop: Number, times: Arrays) -> None:
+    """Write the counts of the postings from ``start``, less 1 if it is odd, to ``stop``."""
+    first = np.uint64(start >> 1)
+    for i in range(np.uint64((stop + 1) >> 1) - first):
+        both = counts[first + i]
+        times[np.uint64(2) * i] = both & np.uint8(15)
+        times[np.uint64(2) * i + np.uint64(1)] = both >> np.uint8(4)
+
+
+@kernel
 def _scatter(
     index: Any,
     lengths: Arrays,
     low: Number,
     high: Number,
+    slot: Number,
+    origin: Number,
     weight: Number,
     flat: Number,
     slope: Number,
@@ -122,42 +201,60 @@ def _scatter(
     touched: Arrays,
     size: Number,
     listed: Number,
+    ids: Arrays,
+    times: Arrays,
 ) -> Number:
     """Add a run's scores to ``sums``; blocks that cannot bring a row to ``need`` are left out.
 
     Where ``listed``, rows whose sum was 0 are appended to ``touched``; returns its size.
     """
-    rows, counts = index.rows, index.counts
+    rows, highs, lows, counts = index.rows, index.long_highs, index.long_lows, index.counts
     most, least = index.block_counts, index.block_lengths
+    base = np.int64(index.long_starts[slot]) if slot >= 0 else np.int64(0)
     end = np.uint64(size)
-    for block in range(low >> BLOCK_BITS, ((high - 1) >> BLOCK_BITS) + 1):
+    block, beyond = low >> BLOCK_BITS, ((high - 1) >> BLOCK_BITS) + 1
+    while block < beyond:
         if need > 0 and weight * _bound(most[block], least[block], flat, slope) < need:
+            block += 1
             continue
+        until = block + 1
+        while until < min(beyond, block + AHEAD) and not (
+            need > 0 and weight * _bound(most[until], least[until], flat, slope) < need
+        ):
+            until += 1
         # Without a sign an index costs less: numba asks of others whether they count from the end.
-        start = np.uint64(max(low, block << BLOCK_BITS))
-        stop = np.uint64(min(high, (block + 1) << BLOCK_BITS))
-        if listed and most[block] < ESCAPE:
-            for at in range(start, stop):
-                row = rows[at]
-                before = sums[row]
-                touched[end] = row
-                end += np.uint64(before == 0)
-                sums[row] = before + weight * _part(counts[at], lengths[row], flat, slope)
-        elif listed or most[block] == ESCAPE:
-            for at in range(start, stop):
-                row = rows[at]
-                before = sums[row]
-                if listed:
+        begin = np.uint64(max(low, block << BLOCK_BITS))
+        done, even = min(high, until << BLOCK_BITS), begin & ~np.uint64(1)
+        _decode(rows, highs, lows, base, np.int64(begin), done, slot, origin, ids)
+        _times(counts, np.int64(begin), done, times)
+        while block < until:
+            start = np.uint64(max(low, block << BLOCK_BITS))
+            stop = np.uint64(min(high, (block + 1) << BLOCK_BITS))
+            if listed and most[block] < ESCAPE:
+                for at in range(start, stop):
+                    row = ids[at - begin]
+                    before = sums[row]
                     touched[end] = row
                     end += np.uint64(before == 0)
-                count = np.int64(counts[at])
-                if count == ESCAPE:
-                    count = _large(index.large_positions, index.large_counts, at)
-                sums[row] = before + weight * _part(count, lengths[row], flat, slope)
-        else:
-            for at in range(start, stop):
-                row = rows[at]
-                sums[row] += weight * _part(counts[at], lengths[row], flat, slope)
+                    count = times[at - even]
+                    sums[row] = before + weight * _part(count, lengths[row], flat, slope)
+            elif listed or most[block] == ESCAPE:
+                for at in range(start, stop):
+                    row = ids[at - begin]
+                    before = sums[row]
+                    if listed:
+                        touched[end] = row
+                        end += np.uint64(before == 0)
+                    count = np.int64(times[at - even])
+                    if count == ESCAPE:
+                        count = np.int64(_large(index.large_positions, index.large_counts, at))
+                    sums[row] = before + weight * _part(count, lengths[row], flat, slope)
+            else:
+                for at in range(start, stop):
+                    row = ids[at - begin]
+                    count = times[at - even]
+                    sums[row] += weight * _part(count, lengths[row], flat, slope)
+            block += 1
     return np.int64(end)
 
 
@@ -187,48 +284,72 @@ def _complete(
     lengths: Arrays,
     low: Number,
     high: Number,
+    slot: Number,
+    origin: Number,
     weight: Number,
     flat: Number,
     slope: Number,
     sums: Arrays,
     touched: Arrays,
     size: Number,
+    ids: Arrays,
 ) -> None:
     """Add a run's scores to the rows in ``touched`` alone."""
-    rows, counts = index.rows, index.counts
-    scan = SCAN * size > high - low
-    # Nothing here is trusted to be sorted: a wrong guess is found out, and stays inside the run.
-    first = np.int64(rows[low])
-    scale = ((high - low) << 24) // (np.int64(rows[high - 1]) - first + 1)
-    if scan:
-        for at in range(np.uint64(low), np.uint64(high)):
-            row = rows[at]
-            before = sums[row]
-            if before > 0:
-                count = np.int64(counts[at])
-                if count == ESCAPE:
-                    count = _large(index.large_positions, index.large_counts, at)
-                sums[row] = before + weight * _part(count, lengths[row], flat, slope)
+    rows, highs, lows, counts = index.rows, index.long_highs, index.long_lows, index.counts
+    base = np.int64(index.long_starts[slot]) if slot >= 0 else np.int64(0)
+    one, two, nibble = np.uint64(1), np.uint64(2), np.uint64(15)
+    if SCAN * size > high - low:
+        for begin in range(low, high, AHEAD << BLOCK_BITS):
+            until = min(begin + (AHEAD << BLOCK_BITS), high)
+            _decode(rows, highs, lows, base, begin, until, slot, origin, ids)
+            for i in range(np.uint64(until - begin)):
+                row = ids[i]
+                before = sums[row]
+                if before > 0:
+                    at = np.uint64(begin) + i
+                    count = np.uint64(counts[at >> one]) >> ((at & one) << two) & nibble
+                    if count == nibble:
+                        count = np.uint64(_large(index.large_positions, index.large_counts, at))
+                    sums[row] = before + weight * _part(count, lengths[row], flat, slope)
+        return
+    if slot >= 0:
+        table, run_end = slot << 8, np.int64(index.long_starts[slot + 1])
+        for i in range(size):
+            row = touched[i]
+            high_byte = np.int64(row) >> 8
+            here = base + np.int64(highs[table + high_byte])
+            after = base + np.int64(highs[table + high_byte + 1]) if high_byte < 255 else run_end
+            left = after - here
+            if left == 0:
+                continue
+            wanted = np.int64(row) & 255
+            while left > 1:
+                half = left >> 1
+                # Where the low byte at here + half <= wanted the difference is negative, its sign
+                # all ones: a branch here could not be predicted, and costs three times as much.
+                here += half & ((np.int64(lows[here + half]) - wanted - 1) >> 63)
+                left -= half
+            if np.int64(lows[here]) != wanted:
+                continue
+            at = np.uint64(here + origin)
+            count = np.uint64(counts[at >> one]) >> ((at & one) << two) & nibble
+            if count == nibble:
+                count = np.uint64(_large(index.large_positions, index.large_counts, at))
+            sums[row] += weight * _part(count, lengths[row], flat, slope)
         return
     for i in range(size):
         row = touched[i]
-        at, left = low, high - low
-        if left > NEAR << 1:
-            guess = low + (((np.int64(row) - first) * scale) >> 24)
-            near = max(low, min(guess - (NEAR >> 1), high - NEAR - 1))
-            if rows[near] <= row and rows[near + NEAR] > row:
-                at, left = near, np.int64(NEAR)
+        here, left = low - origin, high - low
         while left > 1:
             half = left >> 1
-            # Where rows[at + half] <= row the difference is negative, its sign all ones: a
-            # branch here could not be predicted, and costs three times as much.
-            at += half & ((np.int64(rows[at + half]) - np.int64(row) - 1) >> 63)
+            here += half & ((np.int64(rows[here + half]) - np.int64(row) - 1) >> 63)  # as above
             left -= half
-        if rows[at] != row:
+        if rows[here] != row:
             continue
-        count = np.int64(counts[at])
-        if count == ESCAPE:
-            count = _large(index.large_positions, index.large_counts, at)
+        at = np.uint64(here + origin)
+        count = np.uint64(counts[at >> one]) >> ((at & one) << two) & nibble
+        if count == nibble:
+            count = np.uint64(_large(index.large_positions, index.large_counts, at))
         sums[row] += weight * _part(count, lengths[row], flat, slope)
 
 
@@ -271,15 +392,35 @@ def _raised(
 
 
 @kernel
-def _place(rows: Arrays, low: Number, high: Number, row: Number) -> Number:
-    """Where the first posting of a run stands whose row is at least ``row``."""
+def _lower(values: Arrays, low: Number, high: Number, wanted: Number) -> Number:
+    """Where the first of the ascending ``values[low:high]`` stands that is at least ``wanted``."""
     while low < high:
         middle = (low + high) >> 1
-        if np.int64(rows[middle]) < row:
+        if np.int64(values[middle]) < wanted:
             low = middle + 1
         else:
             high = middle
     return low
+
+
+@kernel
+def _place(
+    index: Any, low: Number, high: Number, slot: Number, origin: Number, row: Number
+) -> Number:
+    """Where the first posting of a run stands whose row is at least ``row``; ``high`` for none.
+
+    ``low`` and ``high`` are those of the whole run, or rows below ``row`` stand before ``low``.
+    """
+    if slot < 0:
+        return _lower(index.rows, low - origin, high - origin, row) + origin
+    if row >= 1 << WINDOW_BITS:
+        return high
+    base, byte = np.int64(index.long_starts[slot]), row >> 8
+    here = base + np.int64(index.long_highs[(slot << 8) + byte])
+    after = np.int64(index.long_starts[slot + 1])
+    if byte < 255:
+        after = base + np.int64(index.long_highs[(slot << 8) + byte + 1])
+    return min(_lower(index.long_lows, here, after, row & 255) + origin, high)
 
 
 @kernel
@@ -299,19 +440,25 @@ def _seed(
 
     Windows whose kept rows are few are left out.
     """
-    lengths, ids, counts = index.lengths, index.rows, index.counts
+    lengths, counts = index.lengths, index.counts
+    rows, highs, lows = index.rows, index.long_highs, index.long_lows
     most, least = index.block_counts, index.block_lengths
+    one = np.uint64(1)
+    ids = np.empty(1 << BLOCK_BITS, np.uint16)
+    times = np.empty((1 << BLOCK_BITS) + 2, np.uint8)
     size, k = np.int64(0), len(heap)
     for run in range(first, last):
         window = np.int64(index.run_windows[run])
         low: Number = np.int64(index.run_starts[run])
         high: Number = np.int64(index.run_starts[run + 1])
+        slot, origin = _run(index.long_runs, index.long_starts, run, low, high - low > LONG)
+        lie = np.int64(index.long_starts[slot]) if slot >= 0 else np.int64(0)
         if len(keep):
             if starts[window] >= 0:
                 continue
             if (spans[window, 1] - spans[window, 0]) << 3 <= WIDE << WINDOW_BITS:
-                low = _place(ids, low, high, spans[window, 0])
-                high = _place(ids, low, high, spans[window, 1])
+                low = _place(index, low, high, slot, origin, spans[window, 0])
+                high = _place(index, low, high, slot, origin, spans[window, 1])
         base = window << WINDOW_BITS
         for block in range(low >> BLOCK_BITS, ((high - 1) >> BLOCK_BITS) + 1):
             bound = weight * _bound(most[block], least[block], flat, slope)
@@ -319,10 +466,13 @@ def _seed(
                 continue
             start = np.uint64(max(low, block << BLOCK_BITS))
             stop = np.uint64(min(high, (block + 1) << BLOCK_BITS))
+            _decode(rows, highs, lows, lie, np.int64(start), np.int64(stop), slot, origin, ids)
+            _times(counts, np.int64(start), np.int64(stop), times)
+            even = start & ~one
             for at in range(start, stop):
-                row = base + np.int64(ids[at])
-                # An escaped count, 255, is at most the real one, and the seed but a lower bound.
-                score = weight * _part(counts[at], lengths[row], flat, slope)
+                row = base + np.int64(ids[at - start])
+                # An escaped count, 15, is at most the real one, and the seed but a lower bound.
+                score = weight * _part(times[at - even], lengths[row], flat, slope)
                 # Few scores pass: asking for them alone keeps the branch predictable.
                 if size == k:
                     if score > heap[0] and (len(keep) == 0 or keep[row]):
@@ -349,26 +499,56 @@ def _drop(sums: Arrays, touched: Arrays, size: Number, keep: Arrays) -> Number:
 
 @kernel
 def _shared(
-    rows: Arrays, low: Number, high: Number, kept: Arrays, keep: Arrays, at: Arrays
+    index: Any,
+    low: Number,
+    high: Number,
+    slot: Number,
+    origin: Number,
+    kept: Arrays,
+    keep: Arrays,
+    at: Arrays,
+    held: Arrays,
+    ids: Arrays,
 ) -> Number:
-    """Write the positions of the postings of kept rows to ``at``; how many they are.
+    """Write the positions of the postings of kept rows to ``at``, these rows to ``held``; how many.
 
     ``kept`` holds the rows of a window, and ``keep`` says of each row of it whether it is kept.
     """
+    rows, highs, lows = index.rows, index.long_highs, index.long_lows
+    base = np.int64(index.long_starts[slot]) if slot >= 0 else np.int64(0)
     found = np.int64(0)
     if high - low <= PROBE * len(kept):
-        for i in range(low, high):
-            at[found] = i
-            found += keep[rows[i]]
+        for begin in range(low, high, AHEAD << BLOCK_BITS):
+            until = min(begin + (AHEAD << BLOCK_BITS), high)
+            _decode(rows, highs, lows, base, begin, until, slot, origin, ids)
+            for i in range(np.uint64(until - begin)):
+                at[found], held[found] = begin + np.int64(i), ids[i]
+                found += keep[ids[i]]
+        return found
+    if slot >= 0:
+        table, run_end = slot << 8, np.int64(index.long_starts[slot + 1])
+        for i in range(len(kept)):
+            row = np.int64(kept[i])
+            byte, wanted = row >> 8, row & 255
+            here = base + np.int64(highs[table + byte])
+            left = (base + np.int64(highs[table + byte + 1]) if byte < 255 else run_end) - here
+            if left == 0:
+                continue
+            while left > 1:
+                half = left >> 1
+                here += half & ((np.int64(lows[here + half]) - wanted - 1) >> 63)  # as in _complete
+                left -= half
+            at[found], held[found] = here + origin, row
+            found += np.int64(lows[here]) == wanted
         return found
     for i in range(len(kept)):
         row = np.int64(kept[i])
-        here, left = low, high - low
+        here, left = low - origin, high - low
         while left > 1:
             half = left >> 1
             here += half & ((np.int64(rows[here + half]) - row - 1) >> 63)  # as in _complete
             left -= half
-        at[found] = here
+        at[found], held[found] = here + origin, row
         found += np.int64(rows[here]) == row
     return found
 
@@ -380,6 +560,8 @@ def _few(
     count: Number,
     lows: Arrays,
     highs: Arrays,
+    slots: Arrays,
+    origins: Arrays,
     weights: Arrays,
     rests: Arrays,
     flat: Number,
@@ -391,6 +573,7 @@ def _few(
     sums: Arrays,
     touched: Arrays,
     heap: Arrays,
+    ids: Arrays,
 ) -> Number:
     """What ``_window`` does, for a window whose ``kept`` rows are few; none of the others is met.
 
@@ -399,17 +582,21 @@ def _few(
     base = window << WINDOW_BITS
     lengths = index.lengths[base : base + (1 << WINDOW_BITS)]
     here = keep[base : base + len(lengths)]
-    rows, counts = index.rows, index.counts
-    at = np.empty(len(kept) + 1, np.int64)
+    counts = index.counts
+    at, held = np.empty(len(kept) + 1, np.int64), np.empty(len(kept) + 1, np.uint16)
     size = first = np.int64(0)
     while first < count and (level <= 0 or rests[first] >= level):
         weight = weights[first]
-        for i in range(_shared(rows, lows[first], highs[first], kept, here, at)):
-            row = rows[at[i]]
+        found = _shared(
+            index, lows[first], highs[first], slots[first], origins[first], kept, here, at, held,
+            ids,
+        )  # fmt: skip
+        for i in range(found):
+            row = held[i]
             before = sums[row]
             touched[size] = row
             size += before == 0
-            times = np.int64(counts[at[i]])
+            times = np.int64(counts[at[i] >> 1]) >> ((at[i] & 1) << 2) & 15
             if times == ESCAPE:
                 times = _large(index.large_positions, index.large_counts, at[i])
             sums[row] = before + weight * _part(times, lengths[row], flat, slope)
@@ -427,7 +614,8 @@ def _few(
                 sums[row] = 0
         size = left
         _complete(
-            index, lengths, lows[j], highs[j], weights[j], flat, slope, sums, touched, size
+            index, lengths, lows[j], highs[j], slots[j], origins[j], weights[j], flat, slope, sums,
+            touched, size, ids,
         )  # fmt: skip
     return size
 
@@ -439,6 +627,8 @@ def _window(
     count: Number,
     lows: Arrays,
     highs: Arrays,
+    slots: Arrays,
+    origins: Arrays,
     weights: Arrays,
     rests: Arrays,
     flat: Number,
@@ -449,6 +639,8 @@ def _window(
     sums: Arrays,
     touched: Arrays,
     heap: Arrays,
+    ids: Arrays,
+    times: Arrays,
 ) -> Number:
     """Sum the scores of one window's rows; the rows that may reach ``level`` go to ``touched``.
 
@@ -469,8 +661,8 @@ def _window(
     for j in range(first):
         need = level - (rests[0] - (rests[j] - rests[j + 1]))
         size = _scatter(
-            index, lengths, lows[j], highs[j], weights[j], flat, slope, need,
-            sums, touched, size, listed,
+            index, lengths, lows[j], highs[j], slots[j], origins[j], weights[j], flat, slope, need,
+            sums, touched, size, listed, ids, times,
         )  # fmt: skip
     if not listed:
         least = np.float32(max(level - rests[first], 1e-38))
@@ -490,7 +682,8 @@ def _window(
             sums[row] *= stays
         size = kept
         _complete(
-            index, lengths, lows[j], highs[j], weights[j], flat, slope, sums, touched, size
+            index, lengths, lows[j], highs[j], slots[j], origins[j], weights[j], flat, slope, sums,
+            touched, size, ids,
         )  # fmt: skip
     return size if listed else -size - 1
 
@@ -522,6 +715,9 @@ def _query(
     """
     count, k = len(cursors), len(scores)
     lows, highs = np.empty(count, np.int64), np.empty(count, np.int64)
+    slots, origins = np.empty(count, np.int64), np.empty(count, np.int64)
+    ids = np.empty(AHEAD << BLOCK_BITS, np.uint16)
+    times = np.empty((AHEAD << BLOCK_BITS) + 2, np.uint8)
     here, rests = np.empty(count, np.float32), np.empty(count + 1, np.float64)
     most, least = index.block_counts, index.block_lengths
     # Sums are rounded n times, so a row may exceed the sum of its bounds by that much.
@@ -539,11 +735,13 @@ def _query(
                 continue
             cursors[i] = run + 1
             low, high = np.int64(index.run_starts[run]), np.int64(index.run_starts[run + 1])
+            slot, origin = _run(index.long_runs, index.long_starts, run, low, high - low > LONG)
             if cut:
-                low = _place(index.rows, low, high, start)
-                high = _place(index.rows, low, high, end)
+                low = _place(index, low, high, slot, origin, start)
+                high = _place(index, low, high, slot, origin, end)
             if low < high:
                 lows[present], highs[present], here[present] = low, high, weights[i]
+                slots[present], origins[present] = slot, origin
                 present += 1
         if start == end:
             continue
@@ -562,13 +760,13 @@ def _query(
         spare = k if found == 0 else 0
         if few:
             size = _few(
-                index, window, present, lows, highs, here, rests, flat, slope, level, slack,
-                own, keep, sums, touched, scores[:spare],
+                index, window, present, lows, highs, slots, origins, here, rests, flat, slope,
+                level, slack, own, keep, sums, touched, scores[:spare], ids,
             )  # fmt: skip
         else:
             size = _window(
-                index, window, present, lows, highs, here, rests, flat, slope, level, slack, keep,
-                sums, touched, scores[:spare],
+                index, window, present, lows, highs, slots, origins, here, rests, flat, slope,
+                level, slack, keep, sums, touched, scores[:spare], ids, times,
             )  # fmt: skip
         dense = size < 0
         first = window << WINDOW_BITS
@@ -616,7 +814,8 @@ def search(
         bounds: (n + 1,) int64 where each query's terms lie, of all n.
         terms: (m,) int64 the terms.
         weights: (m,) float32, idf times the count in the query, falling within a query.
-        numbers: (t,) int64 of each term its number in the segment, -1 for one that it lacks.
+        numbers: (t, 2) int64 of each term its first run in the segment, -1 for one that it lacks,
+            and the run after its last.
         begin: the first query to answer.
         flat: float32 k1 (1 - b).
         slope: float32 k1 b / avgdl.
@@ -637,11 +836,9 @@ def search(
         own = np.empty(high - low, np.float32)
         count, seed = np.int64(0), 0.0
         for i in range(low, high):
-            number = numbers[terms[i]]
-            if number < 0:
+            if numbers[terms[i], 0] < 0:
                 continue
-            first[count] = index.term_runs[number]
-            last[count] = index.term_runs[number + 1]
+            first[count], last[count] = numbers[terms[i], 0], numbers[terms[i], 1]
             own[count] = weights[i]
             held = np.int64(index.run_starts[last[count]]) - index.run_starts[first[count]]
             if sizes[q] == 0 and seed == 0 and held >= scores.shape[1] and not few:

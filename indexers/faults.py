@@ -5,18 +5,26 @@ from __future__ import annotations
 from rag.errors import Damaged
 from rag.indexers.postings import Postings
 
-FILES = {-2: "term_offsets", -3: "term_runs", -4: "run_starts", -5: "run_windows", -6: "rows"}
-"""The array that each of the ``BAD_`` numbers of ``_kernels_terms`` stands for."""
+ROWS = "rows", "long_runs", "long_starts", "long_highs", "long_lows"
+"""The arrays that say of postings in which rows they are."""
+FILES = {
+    -2: ("terms", "group_texts"),
+    -3: ("group_runs", "terms"),
+    -4: ("run_starts", "long_starts"),
+    -5: ("run_windows",),
+    -6: ROWS,
+}
+"""The arrays, one of them wrong, that each ``BAD_`` number of ``_kernels_terms`` stands for."""
 
 
 def damaged(part: Postings, fault: int) -> Damaged:
-    """The error for a term's number that says that the index is damaged.
+    """The error for a number in place of a term's runs that says that the index is damaged.
 
     Args:
         part: the mapped arrays of one segment.
         fault: the number, one of ``FILES``.
     """
-    return outside(part, FILES[fault])
+    return outside(part, *FILES[fault])
 
 
 def outside(part: Postings, *names: str) -> Damaged:

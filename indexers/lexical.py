@@ -32,7 +32,7 @@ from pydantic import (
 )
 
 from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
-from rag.indexers import postings
+from rag.indexers import dictionary, postings
 from rag.indexers.lexical_index import LexicalIndex
 from rag.indexers.tokenizer import Tokenizer, stemmers, unicode_version
 
@@ -53,7 +53,7 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
     """
 
     kind: ClassVar[str] = "lexical"
-    format: ClassVar[int] = 1
+    format: ClassVar[int] = 2
 
     stemmer: str = "porter"
     """A Snowball stemmer by name ("porter", "english", "german", …), or "none"."""
@@ -120,9 +120,9 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
         arrays.save(out)
         head = {
             **_head(self),
-            "postings": len(arrays.rows),
+            "postings": arrays.size,
             "rows": len(arrays.lengths),
-            "terms": len(arrays.term_runs) - 1,
+            "terms": dictionary.size(arrays),
             "tokens": int(arrays.lengths.sum(dtype=np.int64)),
         }
         text = json.dumps(head, sort_keys=True, indent=1, ensure_ascii=True)
@@ -135,11 +135,11 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
             if head.get(key) != value:
                 raise InvalidInput(_differs(folder, key, head.get(key), value))
         arrays = postings.mapped(folder)
-        if (len(arrays.lengths), len(arrays.rows)) != (head.get("rows"), head.get("postings")):
+        if (len(arrays.lengths), arrays.size) != (head.get("rows"), head.get("postings")):
             raise Damaged(
                 f"{folder} is damaged: index.json counts {head.get('rows')} rows and "
-                f"{head.get('postings')} postings, lengths.npy and rows.npy hold "
-                f"{len(arrays.lengths)} and {len(arrays.rows)}; "
+                f"{head.get('postings')} postings, lengths.npy, rows.npy and long_lows.npy hold "
+                f"{len(arrays.lengths)} and {arrays.size}; "
                 "run `rag verify`, then `rag index` again"
             )
         return arrays

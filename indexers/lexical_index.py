@@ -47,7 +47,7 @@ class _Plan(NamedTuple):
     weights: NDArray[np.float32]
     """(m,)"""
     found: list[NDArray[np.int64]]
-    """For each folder (t,), the numbers of the distinct terms in it, -1 where it lacks one."""
+    """For each folder (t, 2), the runs of the distinct terms in it, -1 where it lacks one."""
     names: list[str]
     """(t,) the distinct terms of all queries."""
     holding: NDArray[np.int64]
@@ -64,7 +64,7 @@ class _Kept(NamedTuple):
 
 
 FENCES = 4096
-"""So many terms of a segment are noted down, evenly spread, so that others are found near them."""
+"""So many groups of terms of a segment are noted down, evenly spread: terms are found near them."""
 
 _ALL = frozen(np.zeros(0, np.bool_))
 _NOT_ASKED = _Kept(
@@ -188,7 +188,7 @@ class LexicalIndex:
         made = []
         for number, weight in zip(plan.terms.tolist(), plan.weights, strict=True):
             df = int(plan.holding[number])
-            tf = dictionary.count(part, int(plan.found[place][number]), local)
+            tf = dictionary.count(part, plan.found[place][number].tolist(), local)
             share = np.float32(tf) / (np.float32(tf) + (flat + slope * np.float32(length)))
             made.append(
                 TermScore(
@@ -214,9 +214,9 @@ class LexicalIndex:
         ranges = [dictionary.beginning(part, start) for part in self._parts]
         largest = max((len(numbers) for numbers in ranges), default=0)
         found = {
-            dictionary.term(part, number)
+            term
             for part, numbers in zip(self._parts, ranges, strict=True)
-            for number in (numbers if largest <= most else ())
+            for term in (dictionary.terms(part, numbers) if largest <= most else ())
         }
         if max(largest, len(found)) > most:
             raise InvalidInput(
@@ -244,7 +244,7 @@ class LexicalIndex:
         if not self._fences:
             self._fences = [_fences(part) for part in self._parts]
         for part, fences in zip(self._parts, self._fences, strict=True):
-            found.append(np.empty(len(names), np.int64))
+            found.append(np.empty((len(names), 2), np.int64))
             worst = _kernels_terms.lookup(part, *fences, text, offsets, found[-1], holding)
             if worst < -1:
                 raise faults.damaged(part, worst)
@@ -301,11 +301,11 @@ class LexicalIndex:
 
 
 def _fences(part: postings.Postings) -> tuple[NDArray[np.uint64], int]:
-    """What the kernel ``fences`` says of a segment, and every how manieth term it notes down."""
+    """What the kernel ``fences`` says of a segment, and every how manieth group it notes down."""
     from rag.indexers import _kernels_terms
 
-    step = (len(part.term_offsets) - 1) // FENCES + 1
-    return frozen(_kernels_terms.fences(part.term_offsets, part.terms, step)), step
+    step = (len(part.group_texts) - 1) // FENCES + 1
+    return frozen(_kernels_terms.fences(part.group_texts, part.terms, step)), step
 
 
 def _check(k: int, k1: float, b: float, keep: NDArray[np.bool_] | None, rows: int) -> None:

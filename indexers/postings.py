@@ -1,24 +1,35 @@
 """The container of an inverted index: what the files of one segment hold.
 
 A segment's rows are cut into windows of 65,536. Postings are sorted by term, then by row; a *run*
-is the postings of one term in one window, so that a row number takes two bytes. With t terms, r
+is the postings of one term in one window, so that a row number takes two bytes at most. With r
 runs, p postings and n rows, the folder holds these arrays as ``.npy`` files, mapped at open:
 
-    terms            uint8 text of the terms, sorted by bytes, end to end
-    term_offsets     (t + 1,) uint32 where each term's text lies
-    term_runs        (t + 1,) uint32 where each term's runs lie
+    terms            uint8 the dictionary, sorted by bytes, in g groups of 16 terms: see below
+    group_texts      (g + 1,) uint32 where each group's terms lie
+    group_runs       (g + 1,) uint32 where each group's runs lie
     run_windows      (r,)     uint16 the window of each run
-    run_starts       (r + 1,) uint32 where each run's postings lie
-    rows             (p,)     uint16 row - 65,536 * window
-    counts           (p,)     uint8  how often the term stands in the row; 255: see below
-    large_positions  (e,)     uint32 which postings have a count beyond 254, ascending
+    run_starts       (r + 1,) uint32 where each run's postings lie, of all p
+    rows             uint16 row - 65,536 * window of the postings of runs of at most 1,024, in order
+    long_runs        (l,)     uint32 the other runs, ascending
+    long_starts      (l + 1,) uint32 where the low bytes of each lie
+    long_highs       (256 l,) uint16 how many postings of the run have a lower high byte than each
+    long_lows        uint8 the low bytes of the rows of these runs' postings, in order
+    counts           (p/2,)   uint8  how often the term stands in the row, 4 bits each, low ones
+                              first; 15: see below
+    large_positions  (e,)     uint32 which postings have a count beyond 14, ascending
     large_counts     (e,)     uint32 their counts
-    block_counts     (p/128,) uint8  largest count in 128 postings; bounds what they can score
+    block_counts     (p/128,) uint8  largest count in 128 postings, 15 at most; bounds their scores
     block_lengths    (p/128,) uint16 smallest length of their rows, at most 65,535
     lengths          (n,)     uint32 the tokens of each row
 
-A posting so takes 3.04 bytes and its share of the dictionary. Statistics are not folded into
-scores: they are summed over segments at query time, and k1 and b stay free.
+A term is a byte 16 s + m, where it has its first s bytes, 15 at most, from the term before it in
+the group; where m is 15, the rest's length less 15, else m is that length; the number of its runs;
+and the rest of its UTF-8. Both numbers are in groups of seven bits, low ones first, all but the
+last with 128 added.
+
+A posting so takes 1.0 to 2.5 bytes and its share of the dictionary, 2.7 bytes in all for 200,000
+passages. Statistics are not folded into scores: they are summed over segments at query time, and k1
+and b stay free.
 """
 
 from __future__ import annotations
@@ -37,8 +48,10 @@ from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
 from rag.indexers.tokenizer import Terms, frozen
 
 WINDOW = 65_536
-ESCAPE = 255
-"""The count that stands for one beyond 254."""
+ESCAPE = 15
+"""The count that stands for one beyond 14."""
+LONG = 1024
+"""A run of more postings has its rows in ``long_highs`` and ``long_lows``."""
 U8: TypeAlias = NDArray[np.uint8]
 U16: TypeAlias = NDArray[np.uint16]
 U32: TypeAlias = NDArray[np.uint32]
@@ -49,11 +62,15 @@ class Postings(NamedTuple):
     """The arrays of one segment; see the module's docstring."""
 
     terms: U8
-    term_offsets: U32
-    term_runs: U32
+    group_texts: U32
+    group_runs: U32
     run_windows: U16
     run_starts: U32
     rows: U16
+    long_runs: U32
+    long_starts: U32
+    long_highs: U16
+    long_lows: U8
     counts: U8
     large_positions: U32
     large_counts: U32
@@ -61,14 +78,29 @@ class Postings(NamedTuple):
     block_lengths: U16
     lengths: U32
 
+    @property
+    def size(self) -> int:
+        """p, the postings."""
+        return len(self.rows) + len(self.long_lows)
+
     def save(self, folder: Path) -> None:
         """Write every array as a ``.npy`` file into ``folder``."""
         for name, array in self._asdict().items():
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
-_BYTES = (1, 4, 4, 2, 4, 2, 1, 4, 4, 1, 2, 4)
+_BYTES = (1, 4, 4, 2, 4, 2, 4, 4, 2, 1, 1, 4, 4, 1, 2, 4)
 """How wide the unsigned integers of each array are, in the order of ``Postings``."""
+
+
+class _Plain(NamedTuple):
+    """The arrays of a segment as its postings are made: not packed."""
+
+    term_runs: I64
+    run_windows: U16
+    run_starts: U32
+    rows: U16
+    counts: U8
 
 
 class _Layout(NamedTuple):
@@ -113,8 +145,8 @@ def merged(parts: Sequence[Postings], keep: Sequence[NDArray[np.bool_] | None]) 
     postings, runs = np.zeros((2, len(names)), np.int64)
     last = np.full(len(names), -1, np.int64)
     for part, terms, rows in zip(parts, numbers, moved, strict=True):
-        source = part.term_runs, part.run_windows, part.run_starts, part.rows
-        _kernels.count_part(*source, terms, rows, postings, runs, last)
+        source = _plain(part)  # twice, so that no more than one part is in memory
+        _kernels.count_part(*source[:4], terms, rows, postings, runs, last)
 
     stay = postings > 0
     renumber = np.cumsum(stay) - 1
@@ -125,11 +157,7 @@ def merged(parts: Sequence[Postings], keep: Sequence[NDArray[np.bool_] | None]) 
     larges: list[U32] = [np.zeros(0, np.uint32)]
     for part, terms, rows in zip(parts, numbers, moved, strict=True):
         old, new = _kernels.fill_part(
-            part.term_runs,
-            part.run_windows,
-            part.run_starts,
-            part.rows,
-            part.counts,
+            *_plain(part),
             renumber[terms],
             rows,
             room.next_posting,
@@ -170,7 +198,7 @@ def _finished(
     room: _Layout, names: pa.LargeBinaryArray, positions: I64, larges: I64 | U32, lengths: U32
 ) -> Postings:
     """The postings, once ``room`` is filled: counts beyond 254 in order, and block bounds."""
-    from rag.indexers import _kernels
+    from rag.indexers import _kernels, _kernels_pack
 
     order = np.argsort(positions)
     bounds = _kernels.bound_blocks(
@@ -179,14 +207,20 @@ def _finished(
     _, offsets, data = names.buffers()
     marks = np.frombuffer(offsets, np.int64)[names.offset :][: len(names) + 1]
     text = np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8)
+    terms, texts, runs = _kernels_pack.pack_terms(text, marks, room.term_runs)
+    short, *long = _kernels_pack.pack_rows(room.run_starts, room.rows)
     return Postings(
-        terms=text[marks[0] : marks[-1]],
-        term_offsets=(marks - marks[0]).astype(np.uint32),
-        term_runs=room.term_runs,
+        terms=terms,
+        group_texts=texts,
+        group_runs=runs,
         run_windows=room.run_windows,
         run_starts=room.run_starts,
-        rows=room.rows,
-        counts=room.counts,
+        rows=short,
+        long_runs=long[0],
+        long_starts=long[1],
+        long_highs=long[2],
+        long_lows=long[3],
+        counts=_kernels_pack.pack_counts(room.counts),
         large_positions=positions[order].astype(np.uint32),
         large_counts=larges[order].astype(np.uint32),
         block_counts=bounds[0],
@@ -196,10 +230,44 @@ def _finished(
 
 
 def _names(part: Postings) -> pa.LargeBinaryArray:
-    offsets = pa.py_buffer(part.term_offsets.astype(np.int64))
+    text, offsets, _ = _dictionary(part)
     return pa.Array.from_buffers(
-        pa.large_binary(), len(part.term_offsets) - 1, [None, offsets, pa.py_buffer(part.terms)]
+        pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)]
     )
+
+
+def _dictionary(part: Postings) -> tuple[U8, I64, I64]:
+    """The text of the terms end to end, where each lies, and where the runs of each lie."""
+    from rag.indexers import _kernels_pack
+
+    text, offsets, runs, good = _kernels_pack.unpack_terms(
+        part.terms, part.group_texts, part.group_runs
+    )
+    if not good:
+        raise _damaged(folder_of(part), "terms.npy, group_texts.npy, group_runs.npy do not agree")
+    return text, offsets, runs
+
+
+def _plain(part: Postings) -> _Plain:
+    from rag.indexers import _kernels_pack
+
+    rows, good = _kernels_pack.unpack_rows(
+        part.run_starts,
+        part.rows,
+        part.long_runs,
+        part.long_starts,
+        part.long_highs,
+        part.long_lows,
+    )
+    if not good:
+        raise _damaged(folder_of(part), "run_starts.npy and the files of rows do not agree")
+    counts = _kernels_pack.unpack_counts(part.counts, part.size)
+    return _Plain(_dictionary(part)[2], part.run_windows, part.run_starts, rows, counts)
+
+
+def folder_of(part: Postings) -> Path:
+    """The folder whose files ``part`` maps; "." for one that was just made."""
+    return Path(getattr(part.lengths.base, "filename", None) or "./lengths.npy").parent
 
 
 def _union(names: Sequence[pa.LargeBinaryArray]) -> tuple[pa.LargeBinaryArray, list[I64]]:
@@ -248,21 +316,27 @@ def mapped(folder: Path) -> Postings:
             raise _damaged(folder / f"{name}.npy", f"it holds {array.ndim}-d {array.dtype}")
         found.append(array)
     arrays = Postings(*found)
-    blocks = -(-len(arrays.rows) // 128)
+    size, longs = arrays.size, len(arrays.long_runs)
+    blocks = -(-size // 128)
     ends = {  # where the last of each must lie
-        ("term_offsets", "terms"): (arrays.term_offsets, len(arrays.terms)),
-        ("term_runs", "run_windows"): (arrays.term_runs, len(arrays.run_windows)),
-        ("run_starts", "rows"): (arrays.run_starts, len(arrays.rows)),
+        ("group_texts", "terms"): (arrays.group_texts, len(arrays.terms)),
+        ("group_runs", "run_windows"): (arrays.group_runs, len(arrays.run_windows)),
+        ("run_starts", "rows", "long_lows"): (arrays.run_starts, size),
+        ("long_starts", "long_lows"): (arrays.long_starts, len(arrays.long_lows)),
     }
-    fits = {names: len(of) > 0 and of[-1] == end for names, (of, end) in ends.items()}
+    fits: dict[tuple[str, ...], bool] = {
+        names: len(of) > 0 and of[-1] == end for names, (of, end) in ends.items()
+    }
     fits |= {
-        ("term_offsets", "term_runs"): len(arrays.term_offsets) == len(arrays.term_runs),
+        ("group_texts", "group_runs"): len(arrays.group_texts) == len(arrays.group_runs),
         ("run_windows", "run_starts"): len(arrays.run_starts) == len(arrays.run_windows) + 1,
-        ("rows", "counts"): len(arrays.counts) == len(arrays.rows),
+        ("long_runs", "long_starts"): len(arrays.long_starts) == longs + 1,
+        ("long_runs", "long_highs"): len(arrays.long_highs) == 256 * longs,
+        ("rows", "long_lows", "counts"): len(arrays.counts) == (size + 1) // 2,
         ("large_positions", "large_counts"): len(arrays.large_positions)
         == len(arrays.large_counts),
-        ("rows", "block_counts"): len(arrays.block_counts) == blocks,
-        ("rows", "block_lengths"): len(arrays.block_lengths) == blocks,
+        ("rows", "long_lows", "block_counts"): len(arrays.block_counts) == blocks,
+        ("rows", "long_lows", "block_lengths"): len(arrays.block_lengths) == blocks,
     }
     if wrong := sorted({f"{name}.npy" for names, fit in fits.items() if not fit for name in names}):
         raise _damaged(folder, f"{', '.join(wrong)} do not fit together")

@@ -19,7 +19,8 @@ from rag import Collection
 
 HERE = Path(__file__).parent
 ARRAYS = (
-    "terms", "term_offsets", "term_runs", "run_windows", "run_starts", "rows", "counts",
+    "terms", "group_texts", "group_runs", "run_windows", "run_starts", "rows", "long_runs",
+    "long_starts", "long_highs", "long_lows", "counts",
     "large_positions", "large_counts", "block_counts", "block_lengths", "lengths",
 )  # fmt: skip
 PARTS = (
@@ -43,7 +44,7 @@ Results = dict[tuple[str, str, str], dict[str, Any]]
 
 
 def passages(rows: int) -> list[dict[str, str]]:
-    """Passages whose postings use every array: common and rare words, and counts beyond 254."""
+    """Passages whose postings use every array: long and short runs, and counts beyond 14."""
     dice = random.Random(7)
     words = ["apple", "birch", "cedar", "dog", "elm"]
     return [
@@ -60,7 +61,7 @@ def passages(rows: int) -> list[dict[str, str]]:
 def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two segments, rows deleted in one of them twice: three manifests."""
     path = tmp_path_factory.mktemp("damaged") / "c"
-    built, _ = Collection.build(passages(600), path, segment_rows=350)
+    built, _ = Collection.build(passages(2700), path, segment_rows=1400)
     built.delete(["p3"])
     built.delete(["p4"])
     return path

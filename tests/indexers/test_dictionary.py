@@ -121,10 +121,10 @@ def test_searching_terms_is_searching_their_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "asks"),
     [
-        ("term_offsets", 10**6, "expand"),
-        ("term_offsets", 0, "expand"),
-        ("term_runs", 10**6, "rows_with"),
-        ("term_runs", 10**6, "explain"),
+        ("group_texts", 10**6, "expand"),
+        ("group_texts", 0, "expand"),
+        ("group_runs", 10**6, "rows_with"),
+        ("group_runs", 10**6, "explain"),
         ("run_starts", 2**32 - 1, "rows_with"),
         ("run_starts", 2**32 - 1, "explain"),
         ("rows", 60_000, "rows_with"),
@@ -134,7 +134,8 @@ def test_searching_terms_is_searching_their_text(tmp_path: Path) -> None:
 )
 def test_damaged_arrays_are_named(tmp_path: Path, name: str, value: int, asks: str) -> None:
     """Every place of an array in turn holds a wrong value; the file is named, or not needed."""
-    texts = ["aa bb " + "aa " * 300, "aa ab cc", "bb cc aa"]
+    others = " ".join(f"m{n}" for n in range(40))  # several groups of terms
+    texts = ["aa bb " + "aa " * 300, f"aa ab cc {others}", "bb cc aa"]
     index([texts], tmp_path)
     file = tmp_path / "0" / f"{name}.npy"
     good, told = np.load(file), 0

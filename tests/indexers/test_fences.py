@@ -13,14 +13,13 @@ ABSENT = ["", "!", "same beg", "same begin of all", "same begin of all 400", "Ж
 
 
 def found(part: postings.Postings, step: int, *, fenced: bool = True) -> list[int]:
-    """The numbers of ``NAMES`` and ``ABSENT``."""
-    marks = frozen(_kernels_terms.fences(part.term_offsets, part.terms, step))
-    assert len(marks) == -(-len(NAMES) // step)
+    """The first runs of ``NAMES`` and ``ABSENT``: their numbers, as each has one run."""
+    marks = frozen(_kernels_terms.fences(part.group_texts, part.terms, step))
+    assert len(marks) == -(-len(part.group_runs[1:]) // step)
     offsets, text = packed([name.encode() for name in NAMES + ABSENT])
-    numbers, held = np.empty((2, len(offsets) - 1), np.int64)
-    held[:] = 0
+    numbers, held = np.empty((len(offsets) - 1, 2), np.int64), np.zeros(len(offsets) - 1, np.int64)
     _kernels_terms.lookup(part, marks if fenced else marks[:0], step, text, offsets, numbers, held)
-    return [int(number) for number in numbers]
+    return [int(number) for number in numbers[:, 0]]
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 64, 10_000])
@@ -34,8 +33,8 @@ def test_every_term_is_found_and_no_other(step: int) -> None:
 
 def test_a_damaged_dictionary_has_no_fences() -> None:
     part = postings.of_terms(Terms.of([NAMES]))
-    offsets = part.term_offsets.copy()
-    offsets[8] = 2**31
+    offsets = part.group_texts.copy()
+    offsets[4] = 2**31
     assert len(_kernels_terms.fences(frozen(offsets), frozen(part.terms), 4)) == 0
 
 

@@ -381,7 +381,7 @@ def test_a_file_cut_short_is_named(small: Path, name: str, left: int) -> None:
 
 
 def test_files_that_do_not_fit_together_are_refused(small: Path) -> None:
-    np.save(small / "counts.npy", np.ones(1, np.uint8))
+    np.save(small / "counts.npy", np.ones(3, np.uint8))
     with pytest.raises(Damaged, match=r"counts.npy.*do not fit together"):
         opened(small)
     np.save(small / "counts.npy", np.ones(4, np.int64))
@@ -392,7 +392,7 @@ def test_files_that_do_not_fit_together_are_refused(small: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("format", 99, "format is 99, expected 1.*rag index"),
+        ("format", 99, "format is 99, expected 2.*rag index"),
         ("samples", {}, "PyStemmer.*rag index"),
         ("unicode", "3.0.0", "unicode is '3.0.0'"),
         ("settings", {"stemmer": "porter", "stopwords": "none"}, "settings"),
