@@ -94,7 +94,7 @@ pipeline: 5
         "8:3: indexes.../up: '../up' names a folder: letters, digits, dots, - and _",
         "9:26: indexes.other.stemer: unknown key; did you mean 'stemmer'?",
         "9:53: indexes.other.stopwords: found the text 'german', expected 'english' or 'none'",
-        "10:3: indexes.third.type: the key is missing, expected {type: ...} with one of: lexical",
+        "10:3: indexes.third.type: the key is missing, expected {type: ...} with one of: dense, ",
         "11:3: indexes.fourth.type: found the text 'lexical', expected {type: ...} with one of",
         "12:35: indexes.fifth.stemmer: no stemmer is called 'klingon'; there are",
         "13:11: pipeline: found 5, expected a text",
