@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from rag.errors import BackendFailed, InvalidInput, MissingExtra
+from rag.retrievers.encoded import broken
 from rag.stage import Columns, Context, Run, Stage, Step
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class Rerank(Stage, name="rerank"):
             if not run.waits(row):
                 continue
             read = [(questions[row], _passage(hit, scorer.joint)) for hit in ranking[row]]
-            if any(_broken(text) for pair in read for text in pair):
+            if any(broken(text) for pair in read for text in pair):
                 run.fail(row, InvalidInput("the question or a passage has an unpaired surrogate"))
                 continue
             start = int(ranking.offsets[row])
@@ -218,12 +219,3 @@ def _summed(products: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 def _passage(hit: Hit, joint: str) -> str:
     return f"{hit.title}{joint}{hit.text}" if hit.title else hit.text
-
-
-def _broken(text: str) -> bool:
-    """Whether no tokenizer reads a text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import Field
 
-from rag.errors import InvalidInput, RagError
-from rag.retrievers.merge import Merge, depth, merged
-from rag.stage import Columns, Context, Run, Stage, Step
+from rag.retrievers.encoded import searching
+from rag.retrievers.merge import Merge
+from rag.stage import Columns, Context, Stage, Step
 from rag.where import Where
 
 if TYPE_CHECKING:
-    from rag.batch import Batch
     from rag.indexers.sparse_index import SparseIndex
 
 
@@ -69,7 +67,6 @@ class Sparse(Stage, name="sparse"):
             BackendFailed: it cannot be loaded.
         """
         from rag.encoders import load_encoder
-        from rag.ranking import Ranking
 
         snapshot = context.snapshot(self.collection)
         searcher: SparseIndex = snapshot.index(snapshot.index_name("sparse", self.index))
@@ -81,36 +78,4 @@ class Sparse(Stage, name="sparse"):
             ("sparse", name, self.device), lambda: load_encoder(name, self.device)
         )
         settings.check(encoder, name)
-
-        def step(batch: Batch, run: Run) -> Batch:
-            column = [[v] if isinstance(v, str) else list(v or ()) for v in batch[self.of]]
-            for row, queries in enumerate(column):
-                if any(_broken(query) for query in queries):
-                    run.fail(row, InvalidInput("a query has an unpaired surrogate"))
-                    column[row] = []
-            flat = [query for row in column for query in row]
-            rows = np.repeat(np.arange(len(column)), [len(row) for row in column])
-            several = any(len(row) > 1 for row in column)
-            k = depth(self.top_k, self.merge) if several else self.top_k
-            try:
-                found = searcher.search(encoder.encode(flat, kind="query"), k, keep=keep)
-            except RagError as error:
-                for row in np.unique(rows).tolist():
-                    run.fail(row, error)
-                none = np.zeros(len(flat) + 1, np.int64)
-                found = none, np.zeros(0, np.int64), np.zeros(0, np.float32)
-            if any(len(row) != 1 for row in column):
-                found = merged(rows, *found, n=len(column), k=self.top_k, how=self.merge)
-            offsets, docs, scores = found
-            return batch.put(**{self.into: Ranking(offsets, docs, scores, snapshot)})
-
-        return step
-
-
-def _broken(text: str) -> bool:
-    """Whether no tokenizer reads a text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
+        return searching(self, encoder, searcher, keep, snapshot)

@@ -1,0 +1,65 @@
+"""Searching an index with encoded queries: the step of the stages ``dense`` and ``sparse``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rag.errors import InvalidInput, RagError
+from rag.retrievers.merge import depth, merged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rag.batch import Batch
+    from rag.retrievers.dense import Dense
+    from rag.retrievers.sparse import Sparse
+    from rag.stage import Run, Step
+
+
+def searching(
+    stage: Dense | Sparse,
+    encoder: Any,
+    searcher: Any,
+    keep: NDArray[np.bool_] | None,
+    snapshot: Any,
+) -> Step:
+    """A step that encodes all queries of a batch at once, and merges those of each row.
+
+    A query that no tokenizer reads fails its row; what the search refuses fails all rows.
+    """
+    from rag.ranking import Ranking
+
+    def step(batch: Batch, run: Run) -> Batch:
+        column = [[v] if isinstance(v, str) else list(v or ()) for v in batch[stage.of]]
+        for row, queries in enumerate(column):
+            if any(broken(query) for query in queries):
+                run.fail(row, InvalidInput("a query has an unpaired surrogate"))
+                column[row] = []
+        flat = [query for row in column for query in row]
+        rows = np.repeat(np.arange(len(column)), [len(row) for row in column])
+        several = any(len(row) > 1 for row in column)
+        k = depth(stage.top_k, stage.merge) if several else stage.top_k
+        try:
+            found = searcher.search(encoder.encode(flat, kind="query"), k, keep=keep)
+        except RagError as error:
+            for row in np.unique(rows).tolist():
+                run.fail(row, error)
+            none = np.zeros(len(flat) + 1, np.int64)
+            found = none, np.zeros(0, np.int64), np.zeros(0, np.float32)
+        if any(len(row) != 1 for row in column):
+            found = merged(rows, *found, n=len(column), k=stage.top_k, how=stage.merge)
+        offsets, docs, scores = found
+        return batch.put(**{stage.into: Ranking(offsets, docs, scores, snapshot)})
+
+    return step
+
+
+def broken(text: str) -> bool:
+    """Whether no tokenizer reads a text: it has an unpaired surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
