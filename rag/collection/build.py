@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from rag import registry
 from rag.collection import folders
-from rag.collection.kinds import IndexKind
+from rag.collection.kinds import PlainKind
 from rag.collection.manifest import SegmentEntry
 from rag.collection.partitions import partition_key
 from rag.collection.segments import FORMAT, write_segment
@@ -93,9 +93,9 @@ class Built:
     indexes: dict[str, str]
 
 
-def kind_of(type: str, settings: Mapping[str, Any]) -> IndexKind:
+def kind_of(type: str, settings: Mapping[str, Any]) -> PlainKind:
     """The index kind of a ``type`` with these settings."""
-    kind: IndexKind = registry.find("indexes", type).model_validate(settings)
+    kind: PlainKind = registry.find("indexes", type).model_validate(settings)
     return kind
 
 
