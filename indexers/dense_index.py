@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from rag.collection.spread import Ask
+    from rag.indexers.spread import SpreadIndex
 
 ROWS = 16_384
 """Rows of a block of the exact search."""
@@ -94,6 +98,12 @@ class DenseIndex:
             else:
                 self._by_faiss(part, queries, own, first, best)
         return best.hits(self._score, queries)
+
+    def spread(self, ask: Ask) -> SpreadIndex:
+        """This index with its segments searched by the shards that ``ask`` asks."""
+        from rag.indexers.spread import SpreadIndex
+
+        return SpreadIndex(self, ask)
 
     def _check(self, queries: Any, k: int, keep: NDArray[np.bool_] | None) -> None:
         if k < 1:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rag.errors import Cancelled, DeadlinePassed, InvalidInput, StageFailed
-from rag.run import Run
+from rag.run import Run, calling
 from rag.stage import Columns, Context, Stage, Step, reason
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ def _opened(stage: Stage, context: Context) -> Step:
 
 def _called(label: str, step: Step, batch: Batch, run: Run) -> Batch:
     try:
-        after = step(batch, run)
+        with calling(run):
+            after = step(batch, run)
     except StageFailed:
         raise  # it names the stage and the row already
     except Exception as error:

@@ -33,6 +33,8 @@ class Answer:
     confidence: float | None
     documents: tuple[Hit, ...]
     route: str | None
+    partial: str | None = None
+    """What part of the collection was not searched; None where all was (``docs/ray.md``)."""
 
 
 class Pipeline:
@@ -171,6 +173,9 @@ class Pipeline:
         if run.failed:
             after = after.put(error=[_said(run, row) for row in range(len(after))])
         whole = together(len(batch), [*pieces, (rows, after)])
+        if run.partial:
+            said = [run.partial.get(row) for row in range(len(whole))]
+            whole = whole.put(partial=[None if text is None else "; ".join(text) for text in said])
         return whole if "error" in whole else whole.put(error=(None,) * len(whole))
 
     def stream(
@@ -244,6 +249,7 @@ def answer_of(batch: Batch) -> Answer:
         row.get("confidence"),
         tuple(row.get("documents") or ()),
         row.get("route"),
+        row.get("partial"),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +70,8 @@ class Run:
     rows: Sequence[int] | None = None
     stages: dict[int, str] = field(default_factory=dict)
     """The stage inside the stage at hand in which a row failed, where it holds stages."""
+    partial: dict[int, list[str]] = field(default_factory=dict)
+    """What was not searched for a row of the batch that the pipeline was given."""
 
     def fail(self, row: int, error: Exception, *, stage: str | None = None) -> None:
         """The row could not be done; the first error of a row is kept.
@@ -78,6 +82,16 @@ class Run:
             self.failed[row] = error
             if stage is not None:
                 self.stages[row] = stage
+
+    def lacks(self, what: str) -> None:
+        """A part of the collection was not searched for the rows at hand; ``what`` says which.
+
+        They go on, and their column ``partial`` says so.
+        """
+        for row in self.rows or ():
+            said = self.partial.setdefault(row, [])
+            if what not in said:
+                said.append(what)
 
     def emit(self, row: int, kind: str, value: Any) -> None:
         """Tell whoever listens what happened in a row.
@@ -119,4 +133,26 @@ class Run:
             stop=self.stop,
             progress=self.progress,
             rows=outer,
+            partial=self.partial,
         )
+
+
+_at_hand: ContextVar[Run | None] = ContextVar("run", default=None)
+
+
+def at_hand() -> Run | None:
+    """The run of the step that is called in this thread, the innermost; None where there is none.
+
+    For what a step calls and hands no run to: the searcher of an index.
+    """
+    return _at_hand.get()
+
+
+@contextmanager
+def calling(run: Run) -> Iterator[None]:
+    """A step is called with ``run``, until the block ends."""
+    before = _at_hand.set(run)
+    try:
+        yield
+    finally:
+        _at_hand.reset(before)

@@ -107,12 +107,17 @@ class Snapshot:
                 self._masks.popitem(last=False)
         return mask
 
-    def _mask(self, where: Where) -> NDArray[np.bool_] | None:
-        types = {**self.manifest.fields, **_COMPARED}
+    def _checked(self, where: Where) -> dict[str, str]:
+        """The types of what may be compared; InvalidInput where ``where`` does not fit them."""
+        types: dict[str, str] = {**self.manifest.fields, **_COMPARED}
         try:
             where.check(types)
         except InvalidInput as error:
             raise InvalidInput(f"{self.path}: {error}") from None
+        return types
+
+    def _mask(self, where: Where) -> NDArray[np.bool_] | None:
+        types = self._checked(where)
         names = [name for name in types if name in where.fields()]
         mask = np.empty(self.manifest.rows, np.bool_)
         for start, segment in zip(self.starts.tolist(), self.segments, strict=False):
