@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 from rag.errors import InvalidInput
 from rag.indexers import dictionary, faults, postings
 from rag.indexers.tokenizer import Terms, Tokenizer, frozen, packed
+
+if TYPE_CHECKING:
+    from rag.collection.spread import Ask
+    from rag.indexers.spread import SpreadLexical
 
 _Hits: TypeAlias = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
@@ -37,8 +41,8 @@ class TermScore(NamedTuple):
     """As float32 has it."""
 
 
-class _Plan(NamedTuple):
-    """What to look for: the terms of q queries."""
+class Plan(NamedTuple):
+    """What to look for: the terms of q queries, with the statistics of all segments."""
 
     bounds: NDArray[np.int64]
     """(q + 1,) where each query's terms lie."""
@@ -52,6 +56,8 @@ class _Plan(NamedTuple):
     """(t,) the distinct terms of all queries."""
     holding: NDArray[np.int64]
     """(t,) df, the rows that hold each."""
+    mean: float
+    """avgdl, |d| on average."""
 
 
 class _Kept(NamedTuple):
@@ -140,11 +146,24 @@ class LexicalIndex:
             scores, best first and equal ones by ascending row.
         """
         _check(k, k1, b, keep, self.rows)
+        return self.search_planned(self.plan(queries), k, k1=k1, b=b, keep=keep, threads=threads)
+
+    def search_planned(
+        self,
+        plan: Plan,
+        k: int,
+        *,
+        k1: float = 0.9,
+        b: float = 0.4,
+        keep: NDArray[np.bool_] | None = None,
+        threads: int = 1,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """``search`` by what ``plan`` made, here or, for these segments and more, elsewhere."""
+        _check(k, k1, b, keep, self.rows)
         k = min(k, max(self.rows, 1))
-        plan = self._plan(queries if isinstance(queries, Terms) else self.tokenizer.terms(queries))
         count = len(plan.bounds) - 1
         filters = self._filters(keep)
-        factors = np.float32(k1 * (1 - b)), np.float32(k1 * b / self._mean)
+        factors = np.float32(k1 * (1 - b)), np.float32(k1 * b / plan.mean)
         step = max(1, min(-(-count // max(threads, 1)), 4_000_000 // k))
         if 0 < count <= step:
             return self._run(plan, (0, count), k, factors, filters)
@@ -179,7 +198,7 @@ class LexicalIndex:
         if not 0 <= row < self.rows:
             raise InvalidInput(f"row {row} is not in the index, which has {self.rows:,} rows")
         texts = self.tokenizer.terms([query]) if isinstance(query, str) else Terms.of([query])
-        plan = self._plan(texts)
+        plan = self.plan(texts)
         times = np.bincount(texts.ids, minlength=len(texts.names))
         place = int(np.searchsorted(self._firsts, row, "right")) - 1
         part, local = self._parts[place], row - int(self._firsts[place])
@@ -203,6 +222,12 @@ class LexicalIndex:
                 )
             )
         return made
+
+    def spread(self, ask: Ask) -> SpreadLexical:
+        """This index with its segments searched by the shards that ``ask`` asks."""
+        from rag.indexers.spread import SpreadLexical
+
+        return SpreadLexical(self, ask)
 
     def expand(self, prefix: str, *, most: int) -> list[str]:
         """The terms of the index that begin with ``prefix`` (lower case), sorted.
@@ -233,11 +258,11 @@ class LexicalIndex:
             held[first : first + len(part.lengths)] = dictionary.holding_all(part, texts)
         return held
 
-    def _plan(self, wanted: Terms) -> _Plan:
-        """Sum the statistics of the queries' terms, weigh and order them."""
+    def plan(self, queries: Sequence[str] | Terms) -> Plan:
+        """Sum the statistics of the terms of queries over the segments, weigh and order them."""
         from rag.indexers import _kernels_terms
 
-        ends, ids, names = wanted
+        ends, ids, names = queries if isinstance(queries, Terms) else self.tokenizer.terms(queries)
         offsets, text = packed([name.encode() for name in names])
         holding = np.zeros(len(names), np.int64)
         found = []
@@ -249,7 +274,7 @@ class LexicalIndex:
             if worst < -1:
                 raise faults.damaged(part, worst)
         planned = _kernels_terms.plan(ends, ids, self.rows, holding)
-        return _Plan(*planned, found, names, holding)
+        return Plan(*planned, found, names, holding, self._mean)
 
     def _filters(self, keep: NDArray[np.bool_] | None) -> _Filters:
         """What the kernel needs of ``keep`` for each folder; remembered as long as ``keep`` lives.
@@ -271,7 +296,7 @@ class LexicalIndex:
 
     def _run(
         self,
-        plan: _Plan,
+        plan: Plan,
         span: tuple[int, int],
         k: int,
         factors: tuple[np.float32, np.float32],

@@ -14,7 +14,9 @@ from rag.errors import InvalidInput
 from rag.indexers.sparse_vectors import MOST, WINDOW, Segment, damaged
 
 if TYPE_CHECKING:
+    from rag.collection.spread import Ask
     from rag.indexers.sparse import Sparse
+    from rag.indexers.spread import SpreadIndex
 
 _ALL = np.zeros(0, np.bool_)
 _ALL.flags.writeable = False
@@ -111,6 +113,12 @@ class SparseIndex:
                 raise damaged(place, f"what {name} says lies outside the index")
         self._work.room = work  # not where a search failed, which leaves it as it was then
         return _kernels_sparse.sorted_hits(scores, rows, sizes)
+
+    def spread(self, ask: Ask) -> SpreadIndex:
+        """This index with its segments searched by the shards that ``ask`` asks."""
+        from rag.indexers.spread import SpreadIndex
+
+        return SpreadIndex(self, ask)
 
     def _room(self) -> tuple[Any, ...]:
         """What the kernel works in, kept for the next search of the thread: 0.8 MB of zeros."""

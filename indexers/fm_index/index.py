@@ -65,6 +65,8 @@ class FMIndex:
         self._text = arrays["text"]
         self.limit = int(self._alphabet[-1]) + 1
         """The largest token id + 1; 0 where there are no tokens."""
+        self.full = "positions" in arrays
+        """Whether the place of every row is stored: then locating is quick."""
         none = np.empty(0, np.uint32)
         none.flags.writeable = False
         self._stored = arrays.get("positions", none)
