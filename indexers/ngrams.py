@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,9 @@ from pydantic import BaseModel, Field
 from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
 from rag.indexers import token_ids
 from rag.indexers.fm_index import FMIndex, FMIndexes
+
+if TYPE_CHECKING:
+    from rag.collection.spread import Ask
 
 AT_ONCE = 1024
 """Passages that are tokenised at a time."""
@@ -190,6 +193,14 @@ class NGramIndex:
                 f"{self.settings.model} or one that shares its tokenizer, or index again with "
                 f"--model {name}"
             )
+
+    def spread(self, ask: Ask) -> NGramIndex:
+        """This index with its segments searched by the shards that ``ask`` asks."""
+        from rag.indexers.fm_index.spread import SpreadFMIndexes
+
+        if self.index is None:
+            return self
+        return NGramIndex(SpreadFMIndexes(self.index, ask), self.settings)
 
 
 def _array(part: Path, name: str) -> NDArray[Any]:

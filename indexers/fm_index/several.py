@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rag.errors import InvalidInput
 from rag.indexers.fm_index.index import I64, FMIndex, NextTokens, TopTokens, flat
+
+
+Places: TypeAlias = tuple[I64, I64, I64]
+"""Offsets, documents and positions, as ``FMIndexes.locate`` returns them."""
+
+
+class Found(NamedTuple):
+    """N-grams that were looked up, n of them."""
+
+    ranges: I64
+    """(n, S, 2) their rows"""
+    locate: Callable[[I64], Places]
+    """Where those with given numbers are; nowhere, where they occur too often."""
+
+
+class Top(NamedTuple):
+    """The best next tokens of n-grams, as ``TopTokens``, and what follows some of those."""
+
+    tokens: I64
+    scores: NDArray[np.float32]
+    ranges: I64
+    once: I64
+    """Which of the n * k n-grams occur once."""
+    offsets: I64
+    following: NDArray[np.int32]
+    """What follows them, as ``FMIndexes.following`` gives it."""
 
 
 class FMIndexes:
@@ -30,6 +56,8 @@ class FMIndexes:
         """Tokens of all parts, without the documents' ends."""
         self.limit = max(part.limit for part in parts)
         """The largest token id + 1; 0 where there are no tokens."""
+        self.full = all(part.full for part in parts)
+        """Whether the place of every row is stored: then locating is quick."""
         self._whole = np.array([(0, len(part)) for part in parts], np.int64)
         self._root: NextTokens | None = None
 
@@ -122,7 +150,7 @@ class FMIndexes:
         _kernels_several.merge_top(tokens, scores, rows, *out)
         return out
 
-    def locate(self, ranges: ArrayLike) -> tuple[I64, I64, I64]:
+    def locate(self, ranges: ArrayLike) -> Places:
         """Where n-grams with rows (n, S, 2) occur.
 
         Returns:
@@ -149,28 +177,108 @@ class FMIndexes:
             )
         return offsets, documents, positions
 
+    def occurrences(
+        self, offsets: I64, tokens: NDArray[Any], at_start: NDArray[np.bool_], most: int
+    ) -> Found:
+        """The rows of n-grams, as ``find_flat`` takes them, and a way to where they are.
+
+        Args:
+            offsets: (n + 1,)
+            tokens: (offsets[-1],)
+            at_start: (n,) bool, which n-grams are looked for at the start of documents only.
+            most: an n-gram that occurs more often is not located.
+        """
+        return self._found(self._rows_of(offsets, tokens, at_start), most)
+
+    def _found(self, ranges: I64, most: int) -> Found:
+        def locate(which: I64) -> Places:
+            rare = self.widths(ranges[which]) <= most
+            return self.locate(np.where(rare[:, None, None], ranges[which], 0))
+
+        return Found(ranges, locate)
+
+    def _rows_of(self, offsets: I64, tokens: NDArray[Any], at_start: NDArray[np.bool_]) -> I64:
+        ranges = self.find_flat(offsets, tokens)
+        which = np.flatnonzero(at_start)
+        if len(which):
+            anchored = np.repeat(self.starts()[None], len(which), axis=0)
+            lengths = offsets[which + 1] - offsets[which]
+            for i in range(int(lengths.max())):
+                live = np.flatnonzero(lengths > i)
+                anchored[live] = self.extend(anchored[live], tokens[offsets[which[live]] + i])
+            ranges[which] = anchored
+        return ranges
+
+    def looked_up(
+        self, offsets: I64, tokens: NDArray[Any], at_start: NDArray[np.bool_], most: int
+    ) -> tuple[I64, Places]:
+        """What ``occurrences`` finds, all of it: for whoever asks from elsewhere, in one call.
+
+        No places where only some are stored: locating more than is needed would take long.
+        """
+        found = self.occurrences(offsets, tokens, at_start, most if self.full else 0)
+        return found.ranges, found.locate(np.arange(len(offsets) - 1))
+
+    def top_following(self, ranges: ArrayLike, log_probs: ArrayLike, k: int, most: int) -> Top:
+        """``top_k``, and what ``following`` will be asked of it: at most ``most`` tokens each.
+
+        Nothing follows where only some places are stored, as with ``looked_up``.
+        """
+        top = self.top_k(ranges, log_probs, k)
+        flat = top.ranges.reshape(-1, len(self.parts), 2)
+        once = np.flatnonzero(self.widths(flat) == 1) if self.full else np.zeros(0, np.int64)
+        return Top(*top, once, *self.following(flat[once], most))
+
+    def following(self, ranges: ArrayLike, most: ArrayLike) -> tuple[I64, NDArray[np.int32]]:
+        """What follows n-grams that occur once, up to the end of their documents.
+
+        Args:
+            ranges: (n, S, 2) their rows, one of each n-gram.
+            most: (n,) the most tokens of each.
+
+        Returns:
+            (n + 1,) offsets, and the tokens end to end.
+        """
+        _, documents, positions = self.locate(ranges)
+        offsets, tokens = self.documents(documents)
+        first = np.minimum(offsets[:-1] + positions + 1, offsets[1:])
+        lengths = np.minimum(offsets[1:] - first, most)
+        ends = np.concatenate(([0], np.cumsum(lengths)))
+        return ends, tokens[np.repeat(first - ends[:-1], lengths) + np.arange(ends[-1])]
+
     def document(self, number: int) -> NDArray[np.int32]:
         """The tokens of a document, by its number over all parts."""
         return self.documents([number])[1]
 
     def documents(self, numbers: ArrayLike) -> tuple[I64, NDArray[np.int32]]:
         """The tokens of documents: (m + 1,) offsets, and the tokens end to end."""
-        numbers = np.atleast_1d(np.asarray(numbers, np.int64))
+        numbers = self._numbers(numbers)
+        if len(self.parts) == 1:
+            return self.parts[0].documents_flat(numbers)
+        part_of = np.searchsorted(self.first, numbers, "right") - 1
+        found = []
+        for s, part in enumerate(self.parts):
+            mine = np.flatnonzero(part_of == s)
+            found.append((mine, *part.documents_flat(numbers[mine] - self.first[s])))
+        return self._gathered(len(numbers), found)
+
+    def _numbers(self, given: ArrayLike) -> I64:
+        numbers = np.atleast_1d(np.asarray(given, np.int64))
         if len(numbers) and (numbers.min() < 0 or numbers.max() >= self.first[-1]):
             raise InvalidInput(
                 f"documents {numbers.min():,} to {numbers.max():,} are asked for; the indexes hold "
                 f"{self.first[-1]:,}, numbered from 0"
             )
-        part_of = np.searchsorted(self.first, numbers, "right") - 1
-        if len(self.parts) == 1:
-            return self.parts[0].documents_flat(numbers)
-        lengths = np.zeros(len(numbers), np.int64)
-        found = []
-        for s, part in enumerate(self.parts):
-            mine = np.flatnonzero(part_of == s)
-            ends, tokens = part.documents_flat(numbers[mine] - self.first[s])
+        return numbers
+
+    @staticmethod
+    def _gathered(
+        count: int, found: Sequence[tuple[I64, I64, NDArray[np.int32]]]
+    ) -> tuple[I64, NDArray[np.int32]]:
+        """The tokens of ``count`` documents from parts of them: which, offsets and tokens."""
+        lengths = np.zeros(count, np.int64)
+        for mine, ends, _ in found:
             lengths[mine] = np.diff(ends)
-            found.append((mine, ends, tokens))
         offsets = np.concatenate(([0], np.cumsum(lengths)))
         out = np.empty(int(offsets[-1]), np.int32)
         for mine, ends, tokens in found:

@@ -190,17 +190,16 @@ def _tails(
     once = np.flatnonzero(index.widths(ranges) == 1)
     if not len(once):
         return {}
-    _, documents, positions = index.locate(ranges[once])
-    offsets, tokens = index.documents(documents)
+    rules = [searches[fresh[at].search] for at in once.tolist()]
+    offsets, tokens = index.following(
+        ranges[once], np.array([rule.length - step for rule in rules])
+    )
     tails = {}
-    for at, begin, end, position in zip(
-        once.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), positions.tolist(), strict=True
+    for at, rule, begin, end in zip(
+        once.tolist(), rules, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True
     ):
-        each = fresh[at]
-        rule = searches[each.search]
-        first = begin + position + 1
-        tail = tokens[first : min(end, first + rule.length - step)].tolist()
+        tail = tokens[begin:end].tolist()
         if rule.end is not None and rule.end in tail:
             tail = tail[: tail.index(rule.end) + 1]
-        tails[id(each)] = tail
+        tails[id(fresh[at])] = tail
     return tails

@@ -60,7 +60,8 @@ class _Ranked(NamedTuple):
     tokens: NDArray[np.int32]
     titles: NDArray[np.bool_]
     weights: F64
-    ranges: I64
+    places: tuple[I64, I64, I64]
+    """Where those that are rare enough are: offsets, documents and positions."""
     lengths: I64
     unique_offsets: I64
     unique: NDArray[np.int32]  # the tokens of each without repeats
@@ -106,8 +107,8 @@ def _rank(keys: Keys, unigrams: F64, index: FMIndexes, how: Scoring) -> _Ranked:
     offsets = np.concatenate((keys.offsets, keys.offsets[-1] + 1 + np.arange(len(chosen))))
     tokens = np.concatenate((keys.tokens, chosen.astype(np.int32)))
     titles = np.concatenate((keys.kinds == TITLE, np.zeros(len(chosen), bool)))
-    ranges = _ranges(offsets, tokens, titles, index)
-    counts = index.widths(ranges)
+    found = index.occurrences(offsets, tokens, titles, how.max_hits)
+    counts = index.widths(found.ranges)
     weights = np.concatenate(
         (key_weights(keys, counts[: len(keys)], len(index), how), unigrams[chosen])
     )
@@ -123,27 +124,11 @@ def _rank(keys: Keys, unigrams: F64, index: FMIndexes, how: Scoring) -> _Ranked:
         tokens,
         titles[order],
         weights[order],
-        ranges[order],
+        found.locate(order),
         np.diff(offsets),
         unique_offsets,
         unique,
     )
-
-
-def _ranges(
-    offsets: I64, tokens: NDArray[np.int32], titles: NDArray[np.bool_], index: FMIndexes
-) -> I64:
-    """The rows of each n-gram, (n, S, 2): anywhere, or at the start of a document."""
-    ranges = index.find_flat(offsets, tokens)
-    which = np.flatnonzero(titles)
-    if len(which):
-        anchored = np.repeat(index.starts()[None], len(which), axis=0)
-        lengths = offsets[which + 1] - offsets[which]
-        for i in range(int(lengths.max())):
-            live = np.flatnonzero(lengths > i)
-            anchored[live] = index.extend(anchored[live], tokens[offsets[which[live]] + i])
-        ranges[which] = anchored
-    return ranges
 
 
 def _order(offsets: I64, tokens: NDArray[np.int32], titles: NDArray[np.bool_], weights: F64) -> I64:
@@ -165,9 +150,8 @@ def _find(ranked: _Ranked, index: FMIndexes, how: Scoring, keep: NDArray[np.bool
     """The ``fully_score`` best documents by the keys that are rare enough: ascending."""
     from rag.retrievers.seal import _kernels
 
-    rare = np.flatnonzero(index.widths(ranked.ranges) <= how.max_hits)
-    offsets, documents, positions = index.locate(ranked.ranges[rare])
-    ranks = np.repeat(rare, np.diff(offsets))
+    offsets, documents, positions = ranked.places
+    ranks = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     if keep is not None:
         kept = keep[documents]
         ranks, documents, positions = ranks[kept], documents[kept], positions[kept]
@@ -223,6 +207,7 @@ def _read(
     scores = _blend(many, one, how).astype(np.float32)
     # The candidates ascend, so a stable sort leaves equal scores by number.
     which = np.argsort(-scores, kind="stable")[: how.top_k]
+    which = which[scores[which] > 0]  # the text of one is away with its shard
 
     offsets = np.concatenate(([0], np.cumsum(counts[which])))
     total = int(offsets[-1])

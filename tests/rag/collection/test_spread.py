@@ -1,0 +1,285 @@
+"""A snapshot searched by shards answers as one that is searched here (shards in this process)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("faiss")
+
+from rag import Collection, Pipeline
+from rag.batch import Batch
+from rag.collection import spread
+from rag.collection.spread import InProcess, SpreadSnapshot, WhenPartial
+from rag.errors import BackendFailed, Conflict, InvalidInput, NotFound
+from rag.indexers.fm_index import FMIndexes
+from rag.retrievers import BM25, Dense, Fuse, Seal, Sparse
+from rag.stage import Stage
+from rag.where import Where
+from tests.ray import five_segments
+from tests.ray.five_segments import asked, ranked
+
+WHERE = [None, {"even": True}, {"year": {"lt": 1935}}, {"year": {"gt": 3000}}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def encoders() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        five_segments.patch(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def wiki(encoders: None, tmp_path_factory: pytest.TempPathFactory) -> Collection:
+    return five_segments.build(tmp_path_factory.mktemp("spread"))
+
+
+def opened(
+    wiki: Collection, cuts: int | list[tuple[int, int]], partial: WhenPartial = "fail"
+) -> tuple[SpreadSnapshot, InProcess]:
+    state = wiki.snapshot().manifest
+    runs = spread.cut(state, cuts, wiki.path) if isinstance(cuts, int) else cuts
+    shards = InProcess(spread.openings(wiki.path, state, runs))
+    return SpreadSnapshot(wiki.path, state, runs, shards, partial=partial), shards
+
+
+def stages(where: Any = None) -> dict[str, Stage]:
+    at = None if where is None else Where(where)
+    return {
+        "bm25": BM25(top_k=7, where=at),
+        "flat": Dense(top_k=7, index="flat", where=at),
+        "hnsw": Dense(top_k=7, index="hnsw", where=at),
+        "sparse": Sparse(top_k=7, where=at),
+        "seal": Seal(top_k=7, beam=3, length=4, device="cpu", smoothing=1.0, where=at),
+    }
+
+
+@pytest.mark.parametrize("where", WHERE, ids=str)
+@pytest.mark.parametrize("name", ["bm25", "flat", "hnsw", "sparse", "seal"])
+def test_results_are_those_of_the_local_search(wiki: Collection, name: str, where: Any) -> None:
+    snapshot, _ = opened(wiki, 3)
+    stage = stages(where)[name]
+    expected = ranked(stage, wiki, asked())
+    assert ranked(stage, snapshot, asked()) == expected
+    assert bool(len(expected.docs)) == (where != WHERE[-1])
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    edges=st.sets(st.integers(1, 4)),
+    question=st.integers(0, 200),
+    k=st.integers(1, 160),
+    name=st.sampled_from(["bm25", "flat", "hnsw", "sparse", "seal"]),
+)
+def test_any_cut_gives_the_same(
+    wiki: Collection, edges: set[int], question: int, k: int, name: str
+) -> None:
+    count = len(wiki.snapshot().manifest.segments)
+    ends = [0, *sorted(edges), count]
+    snapshot, _ = opened(wiki, list(zip(ends, ends[1:], strict=False)))
+    stage = stages()[name].model_copy(update={"top_k": k})
+    questions = asked(2, question)
+    assert ranked(stage, snapshot, questions) == ranked(stage, wiki, questions)
+
+
+def test_phrases_and_prefixes_are_those_of_the_local_search(wiki: Collection) -> None:
+    snapshot, _ = opened(wiki, 3)
+    stage = BM25(top_k=5, syntax="phrases", where=Where({"even": True}))
+    words = [hit.text for hit in ranked(BM25(), wiki, ["w1"])[0]]
+    pair = " ".join(words[0].split()[:2])
+    queries = [f'"{pair}"', "w1*", f'w2 "{pair}"', "W0*"]
+    expected = ranked(stage, wiki, queries)
+    assert len(expected.docs)
+    assert ranked(stage, snapshot, queries) == expected
+
+
+def test_a_pipeline_of_several_stages_answers_the_same(wiki: Collection) -> None:
+    snapshot, _ = opened(wiki, 2)
+    every = [stage.model_copy(update={"into": name}) for name, stage in stages().items()]
+    pipeline = [*every, Fuse(of=list(stages()), top_k=9)]
+    with Pipeline(pipeline, wiki) as here, Pipeline(pipeline, snapshot) as there:
+        assert there.run(asked())["documents"] == here.run(asked())["documents"]
+        assert there.ask(asked()[0]).documents == here.ask(asked()[0]).documents
+
+
+def test_one_call_a_shard_answers_a_batch(wiki: Collection) -> None:
+    snapshot, shards = opened(wiki, 3)
+    for name in ("bm25", "flat", "hnsw", "sparse"):
+        shards.asked.clear()
+        ranked(stages()[name], snapshot, asked(50))
+        assert [sorted(each) for each in shards.asked] == [[0, 1, 2]]
+
+
+def test_a_filter_is_sent_as_a_condition_and_a_mask_as_bits(wiki: Collection) -> None:
+    snapshot, shards = opened(wiki, 3)
+    index = snapshot.index("lexical")
+    mask = snapshot.matching(Where({"even": True}))
+    shards.asked.clear()
+    expected = index.search(["w1"], 5, keep=mask)
+    [sent] = shards.asked
+    assert {request.keep for request in sent.values()} == {spread.Kept(Where({"even": True}))}
+    assert mask is not None
+    found = index.search(["w1"], 5, keep=mask.copy())
+    assert all(request.keep.bits is not None for request in shards.asked[-1].values())  # type: ignore[union-attr]
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_seal_takes_one_round_a_step_and_two_to_score(
+    wiki: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot, shards = opened(wiki, 3)
+    steps = 0
+    whole = FMIndexes.top_k
+
+    def counted(self: FMIndexes, *arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        return whole(self, *arguments)
+
+    stage = Seal(top_k=7, beam=5, length=6, device="cpu", smoothing=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(FMIndexes, "top_k", counted)
+        ranked(stage, wiki, asked(1))
+    with Pipeline([stage], snapshot) as pipeline:
+        pipeline.run([])
+        shards.asked.clear()
+        pipeline.run(asked(1))
+    methods = [next(iter(each.values())).method for each in shards.asked]
+    expected = ["index.top_following"] * steps
+    expected += ["index.find_flat", "index.looked_up", "index.documents"]  # first the question's
+    assert methods == expected
+
+
+def test_locating_samples_takes_more_rounds_and_gives_the_same(
+    wiki: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = ranked(stages()["seal"], wiki, asked())
+    snapshot, shards = opened(wiki, 3)
+    for each in [snapshot, *(shard.snapshot for shard in shards.shards if shard)]:
+        index = each.index("ngrams").index
+        monkeypatch.setattr(index, "full", False)
+    assert ranked(stages()["seal"], snapshot, asked()) == expected
+
+
+def test_explanations_and_expansions_need_no_shard(wiki: Collection) -> None:
+    snapshot, shards = opened(wiki, 3)
+    there, here = snapshot.index("lexical"), wiki.snapshot().index("lexical")
+    shards.asked.clear()
+    assert there.explain("w1 w2", 100) == here.explain("w1 w2", 100)
+    assert there.expand("w1", most=50) == here.expand("w1", most=50)
+    assert there.tokens("w1 w2") == ["w1", "w2"]
+    assert not shards.asked
+
+
+def test_a_shard_that_is_away_fails_the_search(wiki: Collection) -> None:
+    snapshot, shards = opened(wiki, 3)
+    shards.shards[1] = None
+    with pytest.raises(BackendFailed, match=r"shard 2 of 3 \(segments? 3.* is away: .*partial: ok"):
+        Pipeline([BM25()], snapshot).run(asked())
+
+
+@pytest.mark.parametrize("name", ["bm25", "flat", "sparse", "seal"])
+def test_partial_answers_say_so_in_each_row(wiki: Collection, name: str) -> None:
+    snapshot, shards = opened(wiki, 3, "ok")
+    shards.shards[2] = None
+    first = snapshot.rows_of_shards[2][0]
+    with Pipeline([stages()[name]], snapshot) as pipeline:
+        batch: Batch = pipeline.run(asked())
+        assert all("shard 3 of 3" in said for said in batch["partial"])
+        assert "shard 3 of 3" in (pipeline.ask(asked()[0]).partial or "")
+    found = batch["documents"]
+    assert 0 < len(found.docs) and (found.docs < first).all()
+    if name != "seal":  # its counts are those of what is there
+        every = ranked(stages()[name].model_copy(update={"top_k": 200}), wiki, asked())
+        assert found == every.keep(every.docs < first).top(7)
+
+
+def test_a_shard_lost_between_two_rounds_of_seal(wiki: Collection) -> None:
+    snapshot, shards = opened(wiki, 3, "ok")
+    ask = shards.ask
+
+    def lose(requests: Any) -> Any:
+        if any(request.method == "index.documents" for request in requests.values()):
+            shards.shards[0] = None
+        return ask(requests)
+
+    shards.ask = lose  # type: ignore[method-assign]
+    batch = Pipeline([stages()["seal"]], snapshot).run(asked())
+    assert all("shard 1 of 3" in said for said in batch["partial"])
+    assert (batch["documents"].docs >= snapshot.rows_of_shards[0][1]).all()
+    assert (batch["documents"].scores > 0).all()
+
+
+def test_only_the_rows_that_were_searched_partly_are_partial(wiki: Collection) -> None:
+    from rag import Unless
+    from rag.retrievers import Rewrite
+
+    snapshot, shards = opened(wiki, 3, "ok")
+    shards.shards[0] = None
+    skipping = Unless(when={"question": "skip"}, stages=[BM25()])
+    with Pipeline([Rewrite(template="{question}", into="query"), skipping], snapshot) as pipeline:
+        said = pipeline.run(["w1", "skip", "w2"])["partial"]
+    assert [each is None for each in said] == [False, True, False]
+
+
+def test_without_a_run_to_tell_partial_hits_are_refused(wiki: Collection) -> None:
+    snapshot, shards = opened(wiki, 3, "ok")
+    shards.shards[0] = None
+    with pytest.raises(BackendFailed, match="shard 1 of 3"):
+        snapshot.index("lexical").search(["w1"], 5)
+    with pytest.raises(BackendFailed, match="shard 1 of 3"):  # a mask would be remembered
+        snapshot.matching(Where({"even": True}))
+
+
+def test_with_all_shards_away_there_is_no_partial_answer(wiki: Collection) -> None:
+    snapshot, shards = opened(wiki, 2, "ok")
+    shards.shards[:] = [None, None]
+    with pytest.raises(BackendFailed, match="shard 2 of 2"):
+        Pipeline([BM25()], snapshot).run(asked())
+
+
+def test_more_shards_than_segments_are_refused(wiki: Collection) -> None:
+    state = wiki.snapshot().manifest
+    count = len(state.segments)
+    with pytest.raises(InvalidInput, match=rf"has {count} segments, and {count + 1} shards are"):
+        spread.cut(state, count + 1, wiki.path)
+    with pytest.raises(InvalidInput, match="found 0, expected 1 or more"):
+        spread.cut(state, 0, wiki.path)
+    assert spread.cut(state, count, wiki.path) == [(n, n + 1) for n in range(count)]
+
+
+def test_an_index_whose_searcher_cannot_be_spread_is_refused(
+    wiki: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag.indexers.lexical_index import LexicalIndex
+
+    snapshot, _ = opened(wiki, 2)
+    monkeypatch.delattr(LexicalIndex, "spread")
+    with pytest.raises(InvalidInput, match="type lexical cannot be searched spread out"):
+        snapshot.index("lexical")
+
+
+def test_a_shard_refuses_another_collection_at_its_path(wiki: Collection, tmp_path: Any) -> None:
+    [good] = spread.openings(wiki.path, wiki.snapshot().manifest, [(0, 1)])
+    with pytest.raises(Conflict, match="two collections lie at this path"):
+        spread.Shard(spread.Opening(good.collection, good.number, "0" * 64, (0, 1)))
+    with pytest.raises(NotFound, match="must see it at the same path"):
+        spread.Shard(spread.Opening(str(tmp_path), 1, good.checksum, (0, 1)))
+
+
+def test_a_mistake_at_a_shard_is_the_callers(wiki: Collection) -> None:
+    snapshot, _ = opened(wiki, 2)
+    with pytest.raises(InvalidInput, match="k is 0"):
+        snapshot.index("lexical").search(["w1"], 0)
+    with pytest.raises(InvalidInput, match="16 dimensions"):
+        snapshot.index("flat").search(np.zeros((1, 3), np.float32), 5)
+    with pytest.raises(InvalidInput, match="keep has shape"):
+        snapshot.index("flat").search(np.zeros((1, 16), np.float32), 5, keep=np.ones(3, np.bool_))
