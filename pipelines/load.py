@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rag.collection import Collection, Snapshot
     from rag.pipelines.index import IndexFile
 
-KINDS = ("index", "pipeline")
+KINDS = ("index", "pipeline", "recipe")
 _FOLDER = Path(__file__).parent
 
 
@@ -95,8 +95,8 @@ def pipeline_parts(
         InvalidFile: the file cannot be read any further.
         NotFound: there is no such file.
     """
-    root = parse(_bytes(path), scope.report)
-    is_one = _is_of(_kind(root, scope.report), "pipeline", root, scope.report)
+    root = parse(file_bytes(path), scope.report)
+    is_one = is_of(root, "pipeline", scope.report)
     return _pipeline(root, scope, columns) if is_one else (None, [])
 
 
@@ -110,8 +110,8 @@ def load_index(path: str | Path) -> IndexFile:
     from rag.pipelines.index import read_index
 
     report = Report(str(path))
-    root = parse(_bytes(Path(path)), report)
-    is_one = _is_of(_kind(root, report), "index", root, report)
+    root = parse(file_bytes(Path(path)), report)
+    is_one = is_of(root, "index", report)
     made = read_index(root, report, Path(path).parent) if is_one else None
     if made is None or report.problems:
         raise InvalidFile(report.problems)
@@ -127,7 +127,7 @@ def problems(path: str | Path) -> list[Problem]:
     file = found(path)
     report = Report(str(file))
     try:
-        root = parse(_bytes(file), report)
+        root = parse(file_bytes(file), report)
     except InvalidFile as error:
         return list(error.problems)
     kind = _kind(root, report)
@@ -135,6 +135,10 @@ def problems(path: str | Path) -> list[Problem]:
         from rag.pipelines.index import read_index
 
         read_index(root, report, file.parent)
+    elif kind == "recipe":
+        from rag.training.recipe import read_recipe
+
+        read_recipe(root, report, file)
     elif kind == "pipeline":
         _pipeline(root, _scope(report, file))
     return report.problems
@@ -160,7 +164,8 @@ def found(source: str | Path) -> Path:
     )
 
 
-def _bytes(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """What a YAML file holds, no more than can be parsed; ``NotFound``, ``InvalidInput``."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -182,8 +187,9 @@ def _pipeline(
     return head, [] if items is None else read_stages(items, scope, columns)
 
 
-def _is_of(kind: str | None, wanted: str, root: Node, report: Report) -> bool:
+def is_of(root: Node, wanted: str, report: Report) -> bool:
     """Whether the file is of the ``wanted`` kind; that it is of another goes to the report."""
+    kind = _kind(root, report)
     node = root.value.get("kind") if isinstance(root.value, dict) else None
     if node is not None and not node.broken and kind != wanted:
         message = f"the file is of kind {kind}, and kind {wanted} is wanted here"
@@ -210,4 +216,6 @@ def _kind(root: Node, report: Report) -> str | None:
     root.keys.setdefault("kind", root.place)
     if {"source", "indexes", "split"} & set(root.value):
         return "index"
+    if "objective" in root.value:
+        return "recipe"
     return "pipeline" if "stages" in root.value else None

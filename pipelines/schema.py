@@ -13,17 +13,17 @@ _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 STAGE_REFERENCE = {"$ref": "#/$defs/Stage"}
 
 
-def json_schema(kind: Literal["pipeline", "index"] | None = None) -> dict[str, Any]:
-    """The schema of pipeline files, of index files, or (None) of both.
+def json_schema(kind: Literal["pipeline", "index", "recipe"] | None = None) -> dict[str, Any]:
+    """The schema of pipeline files, of index files, of recipes, or (None) of all.
 
     Stages and index types are the built-in ones: what a plugin brings is known only where it is
     installed, and a schema is made to be passed on.
     """
     shared: dict[str, Any] = {}
-    makers = {"pipeline": _pipeline, "index": _index}
+    makers = {"pipeline": _pipeline, "index": _index, "recipe": _recipe}
     made = {name: make(shared) for name, make in makers.items() if kind in (None, name)}
     body = made[kind] if kind is not None else {"oneOf": list(made.values())}
-    title = f"Ragstone {kind or 'pipeline or index'} file"
+    title = f"Ragstone {kind or 'pipeline, index or recipe'} file"
     return {"$schema": _DRAFT, "title": title, **body, "$defs": dict(sorted(shared.items()))}
 
 
@@ -69,6 +69,19 @@ def _index(shared: dict[str, Any]) -> dict[str, Any]:
         settings["required"] = ["type", *settings.get("required", ())]
         kinds.append(settings)
     places["indexes"]["additionalProperties"] = {"oneOf": kinds}
+    return schema
+
+
+def _recipe(shared: dict[str, Any]) -> dict[str, Any]:
+    from rag.training.recipe import Data, RecipeHead
+
+    schema = _hoisted(RecipeHead, shared)
+    places = schema["properties"]
+    text: dict[str, Any] = {"type": "string"}
+    places["data"]["oneOf"] = [text, _hoisted(Data, shared), {"type": "null"}]
+    names = sorted(registry.BUILT_IN["objectives"])
+    forms = [_single(name, _hoisted(registry.find("objectives", name), shared)) for name in names]
+    places["objective"]["oneOf"] = [{"enum": names}, *forms]
     return schema
 
 

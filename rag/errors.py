@@ -10,6 +10,7 @@
     ├── Conflict          (OSError)            another writer committed first, and both cannot hold
     ├── MissingExtra      (ImportError)        an optional package is not installed
     ├── BackendFailed     (RuntimeError)       a model or a server refused, or gave no usable answer
+    ├── TrainingFailed    (RuntimeError)       a training cannot go on; its last checkpoint is kept
     ├── Cancelled         (RuntimeError)       nobody waits for the row any more
     ├── DeadlinePassed    (TimeoutError)       the time given to a call ended
     └── StageFailed       (RuntimeError)       a row failed in a stage (raised by ``ask`` and
@@ -57,6 +58,10 @@ class Conflict(RagError, OSError):
 
 class BackendFailed(RagError, RuntimeError):
     """A model or a server refused, or gave no usable answer."""
+
+
+class TrainingFailed(RagError, RuntimeError):
+    """A training cannot go on: a loss is no number, or a checkpoint cannot be written."""
 
 
 class Cancelled(RagError, RuntimeError):

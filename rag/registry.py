@@ -1,8 +1,9 @@
 """Names that YAML may use, and the classes they stand for.
 
 The built-in ones stand in one table. A plugin is an ordinary package with an entry point in the
-group ``rag.stages``, ``rag.backends`` or ``rag.indexes``, imported when its name is used. A class
-defined in the running program (a notebook) is known by the name it gives itself.
+group ``rag.stages``, ``rag.backends``, ``rag.indexes`` or ``rag.objectives``, imported when its
+name is used. A class defined in the running program (a notebook) is known by the name it gives
+itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Literal
 
 from rag.errors import InvalidInput
 
-Group = Literal["stages", "backends", "indexes"]
+Group = Literal["stages", "backends", "indexes", "objectives"]
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "stages": {
@@ -48,6 +49,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "lexical": "rag.indexers.lexical:Lexical",
         "ngrams": "rag.indexers.ngrams:NGrams",
         "sparse": "rag.indexers.sparse:Sparse",
+    },
+    "objectives": {
+        "seal": "rag.training.seal:Seal",
     },
 }
 
@@ -109,7 +113,9 @@ def unknown(group: Group, name: str) -> str:
     known = names(group)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    what = {"stages": "stage", "backends": "backend", "indexes": "index type"}[group]
+    what = {"stages": "stage", "backends": "backend", "indexes": "index type"}.get(
+        group, "objective"
+    )
     return f"unknown {what} {name!r}{hint} (known: {', '.join(known)})"
 
 

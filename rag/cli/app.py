@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rag.cli import ask, collections, evaluate, files, run
+from rag.cli import train as training
 
 app = typer.Typer(
     name="rag",
@@ -47,6 +48,7 @@ for command in (
     ask.ask,
     evaluate.evaluate,
     run.run,
+    training.train,
     collections.info,
     collections.verify,
     files.validate,

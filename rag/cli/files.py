@@ -11,7 +11,9 @@ from rag.cli.output import JsonFlag, plural, print_json
 
 
 def validate(
-    file: Annotated[Path, typer.Argument(help="A pipeline or index YAML.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="A pipeline, index or recipe YAML.", show_default=False)
+    ],
     as_json: JsonFlag = False,
 ) -> None:
     """Check a YAML file; exit 2 with every error as FILE:LINE:COLUMN. Loads no model.
@@ -36,7 +38,7 @@ def validate(
 def schema(
     kind: Annotated[
         str | None,
-        typer.Argument(help="pipeline or index; default: both.", show_default=False),
+        typer.Argument(help="pipeline, index or recipe; default: all.", show_default=False),
     ] = None,
 ) -> None:
     """Print the JSON schema of YAML files, for editors.
@@ -48,8 +50,8 @@ def schema(
     from rag.errors import InvalidInput
     from rag.pipelines.schema import json_schema
 
-    if kind not in (None, "pipeline", "index"):
-        raise InvalidInput(f"schema: found {kind!r}, expected pipeline or index")
+    if kind not in (None, "pipeline", "index", "recipe"):
+        raise InvalidInput(f"schema: found {kind!r}, expected pipeline, index or recipe")
     print_json(json_schema(kind))  # type: ignore[arg-type]
 
 

@@ -26,6 +26,9 @@ _LABELS = {
     "index": "indexing",
     "merge": "building segments",
     "verify": "checking",
+    "score": "scoring what is held back",
+    "train": "training",
+    "save": "saving",
 }
 
 

@@ -258,8 +258,8 @@ def test_a_missing_column_is_found_behind_other_mistakes(tmp_path: Path) -> None
         ("stages: [find_test]", "1:1: kind: the key is missing; write kind: pipeline (this versi"),
         ("kind: pipelin\nstages: [find_test]", "1:7: kind: found the text 'pipelin'; did you mean"),
         (
-            "kind: recipe\nsteps: []",
-            "1:7: kind: found the text 'recipe' (this version knows: index",
+            "kind: rezept\nsteps: []",
+            "1:7: kind: found the text 'rezept' (this version knows: index",
         ),
         ("kind: [pipeline]\nstages: [find_test]", "1:7: kind: found a list (this version knows"),
         ("kind: pipeline", "1:1: stages: the key is missing"),

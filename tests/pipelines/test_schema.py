@@ -57,8 +57,10 @@ def test_index_files() -> None:
     assert sorted(by_type["ngrams"]["required"]) == ["model", "type"]
 
 
-@pytest.mark.parametrize("kind", ["pipeline", "index", None])
-def test_every_reference_leads_somewhere(kind: Literal["pipeline", "index"] | None) -> None:
+@pytest.mark.parametrize("kind", ["pipeline", "index", "recipe", None])
+def test_every_reference_leads_somewhere(
+    kind: Literal["pipeline", "index", "recipe"] | None,
+) -> None:
     schema = json_schema(kind)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
@@ -70,7 +72,7 @@ def test_every_reference_leads_somewhere(kind: Literal["pipeline", "index"] | No
 
     assert {ref.removeprefix("#/$defs/") for ref in references(schema)} <= schema["$defs"].keys()
     assert json.loads(json.dumps(schema)) == schema
-    assert len(schema.get("oneOf", ())) == (2 if kind is None else 0)
+    assert len(schema.get("oneOf", ())) == (3 if kind is None else 0)
 
 
 def test_the_public_names_of_the_room() -> None:

@@ -178,6 +178,7 @@ def test_what_is_built_in_inherits_from_one_class_of_ours(group: Any) -> None:
             [],
             ["Stage"],
             ["Backend"],
+            ["Objective"],
         )
 
 

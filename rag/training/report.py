@@ -1,0 +1,205 @@
+"""The report of a training: ``report.json``, ``report.md`` and ``loss.svg``."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import rag
+
+if TYPE_CHECKING:
+    from rag.training.data import Split
+    from rag.training.objective import Scores, Task
+    from rag.training.recipe import Recipe
+
+DRAWS = 10_000
+"""Resamplings of an interval."""
+PACKAGES = ("torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
+
+Values = Mapping[str, float]
+
+
+def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float, float]:
+    """The mean and its 95% interval by the percentiles of a bootstrap over the values."""
+    every = np.asarray(values, np.float64)
+    draw = np.random.default_rng(seed)
+    means = np.empty(DRAWS)
+    for at in range(0, DRAWS, 500):  # (500, n) at once
+        means[at : at + 500] = every[draw.integers(len(every), size=(500, len(every)))].mean(1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(every.mean()), float(low), float(high)
+
+
+def paired(one: Values, other: Values) -> tuple[float, float, float]:
+    """The mean of ``one - other`` over the ids of both, and its 95% interval (paired bootstrap)."""
+    both = sorted(one.keys() & other.keys())
+    return interval([one[name] - other[name] for name in both])
+
+
+def rows(
+    task: Task, before: Scores, after: Scores, references: Mapping[str, Values]
+) -> list[dict[str, Any]]:
+    """The rows of the table: every measure before and after, and the first by other means.
+
+    ``after_minus`` is how much the trained model has more than the row, with its interval.
+    """
+    found = []
+    for number, (measure, values) in enumerate(after.items()):
+        every = [("before", before.get(measure, {})), ("after", values)]
+        every += list(references.items()) if number == 0 else []
+        for name, its in every:
+            if not its:
+                continue
+            row: dict[str, Any] = {"row": name, "measure": measure, "n": len(its)}
+            row["mean"], row["low"], row["high"] = _round(interval(list(its.values())))
+            if name != "after":
+                row["after_minus"] = _round(paired(values, its))
+            row["higher_is_better"] = task.higher_is_better(measure)
+            found.append(row)
+    return found
+
+
+def write(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    split: Split,
+    task: Task,
+    model: str,
+    steps: int,
+    history: list[dict[str, float]],
+    before: Scores,
+    after: Scores,
+    references: Mapping[str, Values],
+    seconds: Mapping[str, float],
+    resumed: str | None,
+) -> dict[str, Any]:
+    """Write the three files; returns what ``report.json`` holds."""
+    parameters = list(task.model.parameters())
+    report = {
+        "recipe": recipe.resolved(),
+        "steps": steps,
+        "rows": len(task.rows),
+        "sizes": {
+            side: {"documents": len(its.documents), "questions": len(its.questions)}
+            for side, its in (("train", split.train), ("held_back", split.held))
+        },
+        "dropped_questions": split.dropped,
+        "parameters": {
+            "all": sum(p.numel() for p in parameters),
+            "trained": sum(p.numel() for p in parameters if p.requires_grad),
+        },
+        "data": dict(split.hashes),
+        "model_before": model,
+        "scores": rows(task, before, after, references),
+        "values": {"before": before, "after": after, "references": references},
+        "loss": [[int(entry["step"]), round(entry["loss"], 6)] for entry in history],
+        "notes": task.notes(),
+        "seconds": dict(seconds),
+        "resumed_from": resumed,
+        "versions": _versions(),
+    }
+    _draw(folder / "loss.svg", report["loss"])  # type: ignore[arg-type]
+    (folder / "report.md").write_text(_text(report), "utf-8")
+    (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf-8")
+    return report
+
+
+def _round(values: tuple[float, float, float]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in values)
+
+
+def _versions() -> dict[str, str]:
+    found = {"ragstone": rag.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _draw(file: Path, loss: list[list[float]]) -> None:
+    """The curve of the loss, as SVG."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with pyplot.rc_context({"svg.hashsalt": "ragstone", "svg.fonttype": "none"}):
+        figure, axes = pyplot.subplots(figsize=(7, 3.2))
+        if loss:
+            steps, values = zip(*loss, strict=True)
+            axes.plot(steps, values, linewidth=0.8, color="0.7", label="loss")
+            width = max(1, len(values) // 20)
+            smooth = np.convolve(values, np.ones(width) / width, "valid")
+            axes.plot(steps[width - 1 :], smooth, color="C0", label=f"mean of {width}")
+            axes.legend(frameon=False)
+        axes.set_xlabel("step")
+        axes.set_ylabel("training loss")
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.tight_layout()
+        figure.savefig(file, metadata={"Date": None})
+        pyplot.close(figure)
+
+
+def _text(report: Mapping[str, Any]) -> str:
+    """The report for a person, in Markdown."""
+    recipe, sizes = report["recipe"], report["sizes"]
+    lines = [f"# {recipe['name']}", ""]
+    lines += [recipe["description"], ""] if recipe.get("description") else []
+    lines += ["## Scores on what was held back", ""]
+    if report["scores"]:
+        lines += ["| | measure | mean | 95% interval | after minus this (paired) | n |"]
+        lines += ["| --- | --- | --- | --- | --- | --- |"]
+        for row in report["scores"]:
+            minus = row.get("after_minus")
+            more = "" if minus is None else f"{minus[0]:+.4f} ({minus[1]:+.4f} to {minus[2]:+.4f})"
+            lines.append(
+                f"| {row['row']} | {row['measure']} | {row['mean']:.4f} | {row['low']:.4f} to "
+                f"{row['high']:.4f} | {more} | {row['n']:,} |"
+            )
+        lines += ["", "Intervals: bootstrap over the questions or documents, 10,000 draws."]
+    else:
+        lines += ["Nothing was held back."]
+    lines += ["", "## Training", "", "![training loss](loss.svg)", ""]
+    dropped = report["dropped_questions"]
+    facts = {
+        "objective": json.dumps(recipe["objective"], ensure_ascii=False),
+        "model before": f"{recipe['model']} ({report['model_before']})",
+        "parameters": f"{report['parameters']['all']:,}, "
+        f"of which trained: {report['parameters']['trained']:,}",
+        "steps": f"{report['steps']:,} of {recipe['train']['batch']} x "
+        f"{recipe['train']['accumulate']} rows; {report['rows']:,} rows in an epoch",
+        "loss": _ends(report["loss"]),
+        "training side": _side(sizes["train"]),
+        "held back": _side(sizes["held_back"])
+        + (f"; {dropped:,} questions are on neither side" if dropped else ""),
+        "data": ", ".join(f"{k} {v}" for k, v in report["data"].items()) or "none",
+        "seed": str(recipe["seed"]),
+        "seconds": ", ".join(f"{k} {v:g}" for k, v in report["seconds"].items())
+        + (f"; went on from {report['resumed_from']}" if report["resumed_from"] else ""),
+        "versions": ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
+    }
+    lines += [f"- {key}: {value}" for key, value in facts.items()]
+    lines += [f"- {note}" for note in report["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+def _side(size: Mapping[str, int]) -> str:
+    return f"{size['documents']:,} documents, {size['questions']:,} questions"
+
+
+def _ends(loss: Sequence[Sequence[float]]) -> str:
+    if not loss:
+        return "none"
+    tenth = max(1, len(loss) // 10)
+    first = np.mean([value for _, value in loss[:tenth]])
+    last = np.mean([value for _, value in loss[-tenth:]])
+    return f"{first:.4f} in the first tenth, {last:.4f} in the last"

@@ -1,0 +1,235 @@
+"""A recipe to a trained model: read, score, train, save, score, report; a killed run goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from rag.collection.folders import file_hash, key_of, sync
+from rag.errors import Conflict, InvalidInput, MissingExtra, NotFound
+from rag.training import data as reading
+from rag.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rag.jobs import Progress
+    from rag.training.data import Split
+    from rag.training.objective import Scores, Task
+
+FORMAT = 1
+"""Of what stands in the folder of a training; part of its key."""
+_STATE, _REPORT = "state.json", "report.json"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training gave.
+
+    Attributes:
+        out: The folder; ``out/model`` is the model, ``out/report.md`` the report.
+        report: What ``report.json`` holds.
+        unchanged: It was made from the same before, and nothing was done.
+    """
+
+    out: Path
+    report: Mapping[str, Any]
+    unchanged: bool
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model."""
+        return self.out / "model"
+
+
+def train(recipe: Recipe, out: Path | str, *, progress: Progress | None = None) -> Trained:
+    """Train a model by a recipe into a folder.
+
+    What is in the folder already is gone on with, if it is of the same recipe, data and model: the
+    last checkpoint, the scores of before. Checkpoints are removed when the model is whole.
+
+    Args:
+        recipe: What ``load_recipe`` gives.
+        out: A new or empty folder, or one of the same recipe.
+        progress: Called with (what, done, total), what being "score", "train" or "save".
+
+    Raises:
+        MissingExtra: a package that trains is not installed.
+        Conflict: the folder holds something else, or another process trains in it.
+        InvalidInput, NotFound, BadRow: the data, the model or the settings cannot be used.
+        TrainingFailed: a loss is not finite, or a checkpoint cannot be written.
+    """
+    for module in ("torch", "transformers", "accelerate", "datasets", "matplotlib"):
+        if find_spec(module) is None:
+            raise MissingExtra("train", module)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    folder = Path(out)
+    split = reading.read(recipe.data, recipe.hold_out, recipe.objective.needs)
+    model = _hash_of_model(recipe)
+    with _held(folder):
+        key = _key(recipe, split, model)
+        _begin(folder, key, recipe)
+        if (folder / _REPORT).is_file() and (folder / "model").is_dir():
+            return Trained(folder, json.loads((folder / _REPORT).read_text()), True)
+        return _trained(recipe, folder, split, model, progress or (lambda *_: None))
+
+
+def _trained(recipe: Recipe, folder: Path, split: Split, model: str, tell: Progress) -> Trained:
+    from transformers import set_seed
+
+    from rag.training.loop import Loop, last_checkpoint
+    from rag.training.report import write
+
+    set_seed(recipe.seed)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "open"):
+        task = recipe.objective.open(recipe.model, split, recipe.seed)
+    checkpoints = folder / "checkpoints"
+    resumed = last_checkpoint(checkpoints)
+    with _timed(seconds, "score_before"):
+        tell("score", 0, 2)
+        before = _once(folder / "before.json", lambda: _scores(task))
+        references = _once(folder / "references.json", lambda: _references(task))
+    loop = Loop(task, recipe.train, recipe.seed, checkpoints, tell)
+    with _timed(seconds, "train"):
+        history = loop.run()
+    with _timed(seconds, "save"):
+        tell("save", 0, 1)
+        _save(task, folder)
+        tell("save", 1, 1)
+    with _timed(seconds, "score_after"):
+        after = _scores(task)
+        tell("score", 2, 2)
+    report = write(
+        folder, recipe=recipe, split=split, task=task, model=model, steps=loop.steps,
+        history=history, before=before, after=after, references=references, seconds=seconds,
+        resumed=None if resumed is None else resumed.name,
+    )  # fmt: skip
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return Trained(folder, report, False)
+
+
+def _key(recipe: Recipe, split: Split, model: str) -> str:
+    """What a result hangs on: the settings, the data and the model that training begins with."""
+    plain = recipe.resolved()
+    for unimportant in ("name", "description"):
+        plain.pop(unimportant, None)
+    plain["train"].pop("save_every")
+    if plain.get("data"):
+        plain["data"] = dict(split.hashes)  # what it holds, not where it lies
+    return key_of(FORMAT, plain, model)
+
+
+def _hash_of_model(recipe: Recipe) -> str:
+    """The hash of the files that training begins with; of no files where there are none."""
+    files = recipe.objective.files(recipe.model)
+    return key_of([[file.name, file_hash(file)] for file in files])
+
+
+def _begin(folder: Path, key: str, recipe: Recipe) -> None:
+    """Make the folder that of this training.
+
+    Raises:
+        Conflict: it holds something else.
+    """
+    state = folder / _STATE
+    if state.is_file():
+        if json.loads(state.read_text()).get("key") != key:
+            raise Conflict(
+                f"{folder}: holds a training of another recipe, data or model ({folder}/recipe.yaml"
+                " says which); give --out a new folder, or remove this one"
+            )
+        return
+    others = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    if others:
+        raise Conflict(f"{folder}: is not empty ({others[0]}); give --out a new folder")
+    text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+    (folder / "recipe.yaml").write_text(text, "utf-8")
+    _put(state, {"format": FORMAT, "key": key})
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder alone, made if need be."""
+    if not folder.parent.is_dir():
+        raise NotFound(f"{folder}: there is no folder {folder.parent}; make it first")
+    if folder.exists() and not folder.is_dir():
+        raise InvalidInput(f"{folder}: is a file; give --out a folder")
+    folder.mkdir(exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"{folder}: another process trains in it; wait for it") from None
+        yield
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - began, 1)
+
+
+def _once(file: Path, make: Any) -> Any:
+    """What ``make`` gives, kept in a file for a run that goes on."""
+    if not file.is_file():
+        _put(file, make())
+    return json.loads(file.read_text("utf-8"))
+
+
+def _put(file: Path, value: Any) -> None:
+    aside = file.with_name(file.name + ".tmp")
+    aside.write_text(json.dumps(value, ensure_ascii=False, sort_keys=True), "utf-8")
+    sync(aside)
+    aside.rename(file)
+    sync(file.parent)
+
+
+def _scores(task: Task) -> Scores:
+    """The values of the held-back side; the generators of training are not touched."""
+    import torch
+
+    was = task.model.training
+    task.model.eval()
+    with torch.random.fork_rng(), torch.no_grad():
+        found = {name: dict(values) for name, values in task.score().items()}
+    task.model.train(was)
+    return found
+
+
+def _references(task: Task) -> dict[str, Any]:
+    import torch
+
+    was = task.model.training
+    task.model.eval()
+    with torch.random.fork_rng(), torch.no_grad():
+        found = {name: dict(values) for name, values in task.references().items()}
+    task.model.train(was)
+    return found
+
+
+def _save(task: Task, folder: Path) -> None:
+    """Write the model aside and rename it when it is whole."""
+    aside = folder / "model.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    task.model.eval()
+    try:
+        task.save(aside)
+        for file in aside.rglob("*"):
+            sync(file)
+        sync(aside)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        aside.rename(folder / "model")
+        sync(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
