@@ -60,7 +60,7 @@ def connect(address: str, *, cpus: int | None = None) -> Iterator[Any]:
         MissingExtra: Ray is not installed.
         BackendFailed: the cluster does not start, or does not answer, or does not accept us.
     """
-    _check(address)
+    check_address(address)
     ray = _module()
     with _lock:
         if _held and _held[0] != address:
@@ -77,7 +77,8 @@ def connect(address: str, *, cpus: int | None = None) -> Iterator[Any]:
                 _here.close()
 
 
-def _check(address: str) -> None:
+def check_address(address: str) -> None:
+    """Raise InvalidInput unless it is ``local`` or HOST:PORT."""
     if address == LOCAL:
         return
     host, _, port = address.rpartition(":")
@@ -136,6 +137,7 @@ def _start(ray: Any, stack: ExitStack, cpus: int | None) -> None:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": _python_path(),
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         # As on macOS, where Ray does so by itself: all addresses are 127.0.0.1.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
@@ -151,7 +153,7 @@ def _start(ray: Any, stack: ExitStack, cpus: int | None) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level=logging.ERROR,
+                logging_level=logging.CRITICAL,
                 _node_ip_address="127.0.0.1",
                 _temp_dir=str(folder),
             )
@@ -175,7 +177,7 @@ def _join(ray: Any, stack: ExitStack, address: str) -> None:
         ) from None
     stack.callback(ray.shutdown)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:  # Ray raises what its parts raise
         raise BackendFailed(
             f"--ray {address}: this process could not join: {_line(error)}; run the command on a "
@@ -188,6 +190,13 @@ def _join(ray: Any, stack: ExitStack, address: str) -> None:
 def _after_init() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)
+
+
+def _python_path() -> str:
+    """Where this process finds modules beside those that are installed; so shall workers."""
+    ours = [path for path in map(os.path.abspath, sys.path) if os.path.isdir(path)]
+    installed = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    return os.pathsep.join(path for path in ours if not path.startswith(installed))
 
 
 def _line(error: BaseException) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from rag.errors import BackendFailed, BadRow, Conflict, Damaged, InvalidInput, MissingExtra
-from rag.jobs import Executor, Local, Processes, executor
+from rag.jobs import Executor, Local, Resources, TasksLost, check_importable, executor
+from rag.jobs_processes import Processes
 
 
 # Workers find these functions by the name of their module, which the test runner gives the file;
@@ -91,6 +95,11 @@ def die_once(task):
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
+def die_at(number):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
 def die(number):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -133,12 +142,64 @@ def test_the_tasks_of_a_killed_worker_are_done_by_another(work: object, tmp_path
     assert sorted(found) == [(task, task[0]) for task in tasks]
 
 
+def test_a_task_that_always_kills_its_worker_is_left_out_and_named(work: object) -> None:
+    jobs = Processes(2)
+    found = []
+    with pytest.raises(TasksLost, match=r"^die at: 1 task ended .*: 3 \(killed by SIGKILL\)") as e:
+        found += jobs.map(work.die_at, range(9))  # type: ignore[attr-defined]
+    (lost,) = e.value.lost
+    assert (lost.task, lost.tries, e.value.done) == (3, 3, 8)
+    assert [said.partition(": ")[0].split("ended ")[1] for said in jobs.failures] == [
+        f"while it did 3 (try {n} of 3)" for n in (1, 2, 3)
+    ]
+
+
+def test_all_others_are_done_before_a_lost_task_ends_the_job(work: object) -> None:
+    found = []
+    with pytest.raises(TasksLost):
+        for task, receipt in Processes(2).map(work.die_at, range(9)):  # type: ignore[attr-defined]
+            found.append((task, receipt))
+    assert sorted(found) == [(n, n) for n in range(9) if n != 3]
+
+
 def test_workers_that_always_die_end_the_job(work: object) -> None:
-    with pytest.raises(BackendFailed, match=r"^die: worker processes were killed 4 times .*fewer"):
-        list(Processes(2).map(work.die, range(5)))  # type: ignore[attr-defined]
+    jobs = Processes(2)
+    with pytest.raises(BackendFailed, match=r"^die: 3 tasks ended .*; 0 others .* fewer --workers"):
+        list(jobs.map(work.die, range(50)))  # type: ignore[attr-defined]
+    assert len(jobs.failures) < 50
+
+
+def test_work_that_no_other_process_finds_ends_the_job(work: object) -> None:
+    nowhere = ModuleType("rag_test_nowhere")
+    work.fail.__module__ = "rag_test_nowhere"  # type: ignore[attr-defined]
+    nowhere.fail = work.fail  # type: ignore[attr-defined]
+    sys.modules["rag_test_nowhere"] = nowhere
+    with pytest.raises(BackendFailed, match="between processes: .*rag_test_nowhere"):
+        list(Processes(2).map(work.fail, range(5)))  # type: ignore[attr-defined]
+
+
+def test_what_the_running_program_defines_does_not_travel(work: object) -> None:
+    work.fail.__module__ = "__main__"  # type: ignore[attr-defined]
+    with pytest.raises(InvalidInput, match="__main__.fail is defined in the running program"):
+        check_importable([work.fail], "Ray")  # type: ignore[attr-defined]
+    check_importable([int, os.path.basename, Local], "Ray")
+
+
+def test_resources_are_checked() -> None:
+    assert Resources(gpus=0.5).model_dump() == {"cpus": 1, "gpus": 0.5, "memory": 0}
+    for bad in ({"cpus": 0}, {"gpus": -1}, {"cores": 3}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            Resources.model_validate(bad)
+
+
+def test_addresses_that_are_none_are_refused() -> None:
+    for address in ("auto", "ray://head:10001", "head", "http://head:8265"):
+        with pytest.raises(InvalidInput, match=f"^--ray {address}: expected 'local', or HOST:PORT"):
+            executor(2, address)
 
 
 def test_nothing_runs_on_after_a_job() -> None:
     before = threading.active_count()
     assert len(list(Processes(2).map(os.path.basename, ["a", "b", "c"]))) == 3
     assert threading.active_count() == before
+    assert multiprocessing.active_children() == []
