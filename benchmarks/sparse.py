@@ -134,10 +134,11 @@ def main() -> None:
         start = time.process_time()
         entries = sparse_vectors.checked(passages, len(texts), VOCABULARY, "the benchmark")
         sparse_vectors.write(folder, VOCABULARY, [entries])
-        sparse_vectors.invert(folder, VOCABULARY)
+        sparse_vectors.invert(entries, VOCABULARY, folder)
         seconds = time.process_time() - start
         size = sum(file.stat().st_size for file in folder.iterdir())
-        index = SparseIndex([sparse_vectors.segment(folder, VOCABULARY)], [folder], VOCABULARY)
+        part = sparse_vectors.segment(folder, folder, VOCABULARY)
+        index = SparseIndex([part], [(folder, folder)], VOCABULARY)
         figures: dict[str, Any] = {
             "passages": len(texts),
             "entries": int(passages.nnz),

@@ -1,8 +1,9 @@
 """The index kind ``dense``: vectors of an encoder, searched exactly or by FAISS.
 
-``build`` encodes a partition, which is the costly step, and keeps its vectors. ``merge`` writes the
-vectors of a segment, copied as they are, and beside them the FAISS index that ``factory`` names,
-unless that is ``Flat``: exact search needs the vectors only. So compaction encodes nothing.
+``build`` encodes a partition, which is the costly step; ``gather`` copies the vectors of a segment
+together. ``train`` has FAISS learn what ``factory`` needs, over a sample of the collection, and
+``index`` writes the FAISS index of a segment. For ``Flat`` there is none: exact search needs the
+vectors only, which all dense indexes of one encoder share.
 
 Where the encoder compares by cosine, vectors are brought to the length 1, and scores are cosines;
 else they are inner products. For given vectors the bytes do not depend on how rows are cut; the
@@ -11,10 +12,9 @@ vectors of an encoder itself agree to about 1e-6 from machine to machine and bat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,16 +22,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
+from rag.errors import Damaged, InvalidInput
 from rag.indexers import dense_faiss
 from rag.indexers.dense_index import DenseIndex, Segment
+from rag.indexers.head import AGAIN, check_counts, read_head, write_head
 
 if TYPE_CHECKING:
     from rag.encoders import Encoder
 
 AT_ONCE = 65_536
 """Rows that are copied at a time."""
-_AGAIN = "run `rag verify`, then `rag index` again"
+SEED = 1
+"""Of FAISS, where it draws points to begin with."""
+_VECTORS = 1
+"""The format of the files of vectors."""
 _opened: dict[tuple[str, str], Encoder] = {}
 
 
@@ -39,17 +43,21 @@ class Dense(BaseModel, frozen=True, extra="forbid"):
     """Settings of a dense index; a passage is encoded as its title, a space and its text."""
 
     kind: ClassVar[str] = "dense"
-    format: ClassVar[int] = 1
+    format: ClassVar[int] = 2
 
     encoder: str = Field(min_length=1)
     """An encoder: a folder, a name at Hugging Face, or minilm (``rag.encoders.load_encoder``)."""
     factory: str = Field("Flat", min_length=1)
-    """``Flat`` searches exactly; others are FAISS's names of indexes that need no training."""
+    """``Flat`` searches exactly; others are FAISS's names of indexes."""
     hash: str = Field("", pattern="^([0-9a-f]{64})?$")
-    """The hash of the encoder; filled in when the index is built."""
+    """The hash of the encoder; filled in when the index is built, as what follows."""
+    dimensions: int = Field(0, ge=0)
+    """d, of a vector."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """How vectors are compared."""
 
     def pinned(self) -> Self:
-        """These settings with the hash that the encoder has now.
+        """These settings with what the encoder is now.
 
         Raises what ``rag.encoders.load_encoder`` raises, and InvalidInput where another hash is
         set, it is no dense encoder, or ``factory`` cannot be built.
@@ -57,10 +65,20 @@ class Dense(BaseModel, frozen=True, extra="forbid"):
         encoder = self._encoder()
         if self.factory != "Flat":
             dense_faiss.check(self.factory, encoder.dimensions, encoder.similarity)
-        return self.model_copy(update={"hash": encoder.hash})
+        return self.model_copy(
+            update={
+                "hash": encoder.hash,
+                "dimensions": encoder.dimensions,
+                "similarity": encoder.similarity,
+            }
+        )
+
+    def encoding(self) -> dict[str, Any]:
+        """What vectors depend on: the encoder, which text it reads, and the format of the file."""
+        return {"files": "dense", "format": _VECTORS, "hash": self.hash, "text": "title text"}
 
     def build(self, passages: pa.Table, out: Path) -> None:
-        """Write the vectors of ``passages`` into the empty folder ``out``, for ``merge``.
+        """Write the vectors of ``passages`` into the empty folder ``out``.
 
         Raises:
             InvalidInput: the encoder is not the one that the index was built with.
@@ -90,43 +108,65 @@ class Dense(BaseModel, frozen=True, extra="forbid"):
         if encoder.similarity == "cosine":
             vectors = unit(vectors)
         np.save(out / "vectors.npy", np.ascontiguousarray(vectors, np.float32))
-        self._write_head(out, len(texts), encoder.dimensions, encoder.similarity)
+        self._write_vectors_head(out, len(texts))
 
-    def merge(
+    def gather(
         self, parts: Sequence[Path], keep: Sequence[NDArray[np.bool_] | None], out: Path
     ) -> None:
-        """Write the index of the kept rows of ``parts``, in order; nothing is encoded.
-
-        Raises:
-            InvalidInput: the parts have vectors of several widths.
-            MissingExtra: ``factory`` needs FAISS, which is not installed.
-        """
-        if len(parts) != len(keep):
-            raise InvalidInput(f"{len(parts)} parts, but {len(keep)} masks of kept rows")
-        read = [self._read(part) for part in parts]
-        shapes = {(part.vectors.shape[1], part.similarity) for part in read}
-        if len(shapes) != 1:
-            raise InvalidInput(f"{out}: parts of {len(shapes)} kinds of vectors: {sorted(shapes)}")
-        ((width, similarity),) = shapes
+        """Write the vectors of the kept rows of ``parts``, in order; nothing is encoded."""
+        read = [self._vectors(part) for part in parts]
         rows = sum(
-            len(part.vectors) if mask is None else int(mask.sum())
+            len(part) if mask is None else int(mask.sum())
             for part, mask in zip(read, keep, strict=True)
         )
-        _copy(read, keep, (rows, width), out / "vectors.npy")
-        self._write_head(out, rows, width, similarity)
-        if self.factory != "Flat":
-            vectors = np.load(out / "vectors.npy", mmap_mode="r", allow_pickle=False)
-            dense_faiss.write(vectors, self.factory, similarity, out / "index.faiss")
+        _copy(read, keep, (rows, self.dimensions), out / "vectors.npy")
+        self._write_vectors_head(out, rows)
 
-    def open(self, folders: Sequence[Path]) -> DenseIndex:
-        """A searcher over the ``folders``, in this order, as one index."""
+    def training_rows(self) -> int:
+        """On how many rows FAISS trains at most; 0 where ``factory`` needs no training."""
+        if self.factory == "Flat":
+            return 0
+        return dense_faiss.training_rows(self.factory, self.dimensions, self.similarity)
+
+    def train(self, vectors: Path, out: Path) -> None:
+        """Have FAISS learn from a sample of vectors; it writes an empty index into ``out``.
+
+        Raises:
+            InvalidInput: there are too few; it says how many are needed.
+            MissingExtra: FAISS is not installed.
+        """
+        rows = self._vectors(vectors)
+        file = out / "trained.faiss"
+        dense_faiss.train(rows, self.factory, self.similarity, SEED, file)
+
+    def index(self, vectors: Path, trained: Path | None, out: Path) -> None:
+        """Write the index of a segment with these ``vectors``.
+
+        Raises:
+            MissingExtra: ``factory`` needs FAISS, which is not installed.
+        """
+        rows = self._vectors(vectors)
+        head = {"factory": self.factory, "format": self.format, "kind": self.kind}
+        write_head(out / "index.json", {**head, "rows": len(rows)})
+        if self.factory != "Flat":
+            learnt = None if trained is None else trained / "trained.faiss"
+            file = out / "index.faiss"
+            dense_faiss.write(rows, self.factory, self.similarity, file, trained=learnt)
+
+    def open(
+        self, folders: Sequence[Path], vectors: Sequence[Path], trained: Path | None
+    ) -> DenseIndex:
+        """A searcher over the ``folders`` and ``vectors``, in this order, as one index."""
+        wanted = {"factory": self.factory, "format": self.format, "kind": self.kind}
         parts = []
-        for folder in folders:
-            part = self._read(folder)
+        for folder, place in zip(folders, vectors, strict=True):
+            head = read_head(folder / "index.json", wanted)
+            rows = self._vectors(place)
+            check_counts(folder, head, {"rows": len(rows)})
+            index = None
             if self.factory != "Flat":
-                index = dense_faiss.read(folder / "index.faiss", part.vectors.shape)
-                part = part._replace(index=index)
-            parts.append(part)
+                index = dense_faiss.read(folder / "index.faiss", rows.shape)
+            parts.append(Segment(rows, self.similarity, index))
         return DenseIndex(parts, self.encoder, self.hash)
 
     def _encoder(self) -> Encoder:
@@ -142,41 +182,23 @@ class Dense(BaseModel, frozen=True, extra="forbid"):
         check_kind(_opened[key])
         return _opened[key]
 
-    def _write_head(self, out: Path, rows: int, dimensions: int, similarity: str) -> None:
-        head = {
-            "dimensions": dimensions,
-            "format": self.format,
-            "hash": self.hash,
-            "kind": self.kind,
-            "rows": rows,
-            "similarity": similarity,
-        }
-        text = json.dumps(head, sort_keys=True, indent=1, ensure_ascii=True)
-        (out / "index.json").write_text(text + "\n", encoding="ascii")
+    def _write_vectors_head(self, out: Path, rows: int) -> None:
+        head = {**self.encoding(), "dimensions": self.dimensions, "rows": rows}
+        write_head(out / "vectors.json", {**head, "similarity": self.similarity})
 
-    def _read(self, folder: Path) -> Segment:
-        """The vectors of a folder, after checking that these settings wrote it."""
-        file = folder / "index.json"
-        try:
-            head = json.loads(file.read_text(encoding="utf-8"))
-            wanted = {"format": self.format, "kind": self.kind, "hash": self.hash}
-            found = {key: head.get(key) for key in wanted}
-            shape, similarity = (head["rows"], head["dimensions"]), head["similarity"]
-        except FileNotFoundError:
-            raise NotFound(f"{file} is missing: {_AGAIN}") from None
-        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-            if isinstance(error, OSError) and error.errno in REFUSED:
-                raise
-            raise Damaged(f"{file} is damaged: {error!r}; {_AGAIN}") from error
-        if found != wanted:
-            raise InvalidInput(f"{file}: found {found}, expected {wanted}; run `rag index` again")
+    def _vectors(self, folder: Path) -> NDArray[np.float32]:
+        """The vectors in a folder, mapped, after checking that they are of this encoder."""
+        file = folder / "vectors.json"
+        wanted = {"dimensions": self.dimensions, "similarity": self.similarity}
+        head = read_head(file, {**self.encoding(), **wanted})
         vectors = _mapped(folder / "vectors.npy")
+        shape = (head.get("rows"), self.dimensions)
         if vectors.shape != shape or vectors.dtype != np.float32:
             raise Damaged(
-                f"{folder} is damaged: index.json says {shape} float32, vectors.npy holds "
-                f"{vectors.shape} {vectors.dtype}; {_AGAIN}"
+                f"{folder} is damaged: vectors.json says {shape} float32, vectors.npy holds "
+                f"{vectors.shape} {vectors.dtype}; {AGAIN}"
             )
-        return Segment(vectors, similarity, None)
+        return vectors
 
 
 def check_hash(name: str, found: str, expected: str) -> None:
@@ -207,7 +229,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _copy(
-    parts: Sequence[Segment],
+    parts: Sequence[NDArray[np.float32]],
     keep: Sequence[NDArray[np.bool_] | None],
     shape: tuple[int, int],
     file: Path,
@@ -217,9 +239,9 @@ def _copy(
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(out, header)
         for part, mask in zip(parts, keep, strict=True):
-            for start in range(0, len(part.vectors), AT_ONCE):
+            for start in range(0, len(part), AT_ONCE):
                 some = slice(start, start + AT_ONCE)
-                rows = part.vectors[some]
+                rows = part[some]
                 out.write(np.ascontiguousarray(rows if mask is None else rows[mask[some]]).data)
 
 
@@ -231,5 +253,5 @@ def _mapped(file: Path) -> NDArray[np.float32]:
         try:
             found = np.load(file, allow_pickle=False)
         except (ValueError, EOFError, FileNotFoundError):
-            raise Damaged(f"{file}: is damaged: {error}; {_AGAIN}") from None
+            raise Damaged(f"{file}: is damaged: {error}; {AGAIN}") from None
     return found

@@ -46,8 +46,29 @@ def check(factory: str, dimensions: int, similarity: str) -> None:
     _empty(factory, dimensions, similarity)
 
 
-def write(vectors: NDArray[np.float32], factory: str, similarity: str, file: Path) -> None:
+def training_rows(factory: str, dimensions: int, similarity: str) -> int:
+    """On how many vectors an index is trained at most; 0 where it needs no training."""
+    _empty(factory, dimensions, similarity)
+    return 0
+
+
+def train(
+    vectors: NDArray[np.float32], factory: str, similarity: str, seed: int, file: Path
+) -> None:
+    """Write an empty index that has learnt from ``vectors``, (s, d) float32."""
+    raise NotImplementedError
+
+
+def write(
+    vectors: NDArray[np.float32],
+    factory: str,
+    similarity: str,
+    file: Path,
+    trained: Path | None = None,
+) -> None:
     """Write the index of ``vectors``, (n, d) float32, in the form for CPUs.
+
+    ``trained`` is the empty index that it begins with, where it needs training.
 
     One thread adds them, in order: several would make other graphs from run to run.
     """

@@ -9,13 +9,12 @@ of SVDR, Zhou et al., arXiv 2405.01924).
 Search is exact: postings with one byte an impact exclude rows, and those left are scored with the
 float32 weights (``rag.indexers.sparse_vectors``). Nothing is lost to quantisation.
 
-``build`` encodes a partition and keeps the vectors; ``merge`` puts those of a segment together and
-turns them into postings, so that compaction never encodes again.
+``build`` encodes a partition, ``gather`` puts the vectors of a segment together, and ``index``
+turns them into postings.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -25,11 +24,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
+from rag.errors import InvalidInput
 from rag.indexers import sparse_vectors
+from rag.indexers.head import check_counts, read_head, write_head
 from rag.indexers.sparse_index import SparseIndex
 
-_AGAIN = "run `rag verify`, then `rag index` again"
+_VECTORS = 1
+"""The format of the files of vectors."""
 _opened: dict[str, Any] = {}
 """The encoder that built last, by its hash: partitions of one job share it."""
 
@@ -38,7 +39,7 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
     """Settings of a sparse index."""
 
     kind: ClassVar[str] = "sparse"
-    format: ClassVar[int] = 1
+    format: ClassVar[int] = 2
 
     encoder: str = Field(min_length=1)
     """A model that gives weights of vocabulary terms, as ``rag.encoders.load_encoder`` takes it."""
@@ -58,8 +59,18 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
         encoder = self._encoder()
         return self.model_copy(update={"hash": encoder.hash, "dimensions": encoder.dimensions})
 
+    def encoding(self) -> dict[str, Any]:
+        """What vectors depend on: the encoder, or its tokenizer, and the format of the files."""
+        return {
+            "dimensions": self.dimensions,
+            "files": "sparse",
+            "format": _VECTORS,
+            "hash": self.hash,
+            "vectors": self.vectors,
+        }
+
     def build(self, passages: pa.Table, out: Path) -> None:
-        """Write the vectors of ``passages`` into the empty folder ``out``, for ``merge``.
+        """Write the vectors of ``passages`` into the empty folder ``out``.
 
         Raises:
             InvalidInput: the encoder is not the one that the index was built with, or gives values
@@ -69,35 +80,40 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
         texts = texts_of(passages, getattr(encoder, "joint", " "))
         found = encoder.encode(texts, kind="document")
         entries = sparse_vectors.checked(found, len(texts), encoder.dimensions, self.encoder)
-        self._write_head(out, len(texts), sparse_vectors.write(out, encoder.dimensions, [entries]))
+        self._write_vectors([entries], out)
 
-    def merge(
+    def gather(
         self, parts: Sequence[Path], keep: Sequence[NDArray[np.bool_] | None], out: Path
     ) -> None:
-        """Write the index of the kept rows of ``parts``, in order.
-
-        The parts are what ``build`` wrote, or indexes; one or the other, the bytes are the same.
-        """
-        if len(parts) != len(keep):
-            raise InvalidInput(f"{len(parts)} parts, but {len(keep)} masks of kept rows")
+        """Write the vectors of the kept rows of ``parts``, in order; nothing is encoded."""
         found = []
         for part, mask in zip(parts, keep, strict=True):
-            head = self._head(part)
             entries = sparse_vectors.vectors(part, self.dimensions)
-            _check(part, head, entries)
+            self._check_vectors(part, entries)
             found.append(sparse_vectors.kept(entries, mask))
-        count = sparse_vectors.write(out, self.dimensions, found)
-        sparse_vectors.invert(out, self.dimensions)
-        self._write_head(out, sum(len(part[0]) - 1 for part in found), count)
+        self._write_vectors(found, out)
 
-    def open(self, folders: Sequence[Path]) -> SparseIndex:
-        """A searcher over the ``folders``, in this order, as one index."""
+    def index(self, vectors: Path, trained: Path | None, out: Path) -> None:
+        """Write the postings of a segment with these ``vectors``; nothing is trained."""
+        entries = sparse_vectors.vectors(vectors, self.dimensions)
+        self._check_vectors(vectors, entries)
+        sparse_vectors.invert(entries, self.dimensions, out)
+        counts = {"entries": len(entries[1]), "rows": len(entries[0]) - 1}
+        write_head(out / "index.json", {**self._head(), **counts})
+
+    def open(
+        self, folders: Sequence[Path], vectors: Sequence[Path], trained: Path | None
+    ) -> SparseIndex:
+        """A searcher over the ``folders`` and ``vectors``, in this order, as one index."""
+        places = list(zip(folders, vectors, strict=True))
         parts = []
-        for folder in folders:
-            head = self._head(folder)
-            parts.append(sparse_vectors.segment(folder, self.dimensions))
-            _check(folder, head, parts[-1])
-        return SparseIndex(parts, folders, self.dimensions, self)
+        for folder, place in places:
+            head = read_head(folder / "index.json", self._head())
+            part = sparse_vectors.segment(folder, place, self.dimensions)
+            self._check_vectors(place, part)
+            check_counts(folder, head, {"rows": len(part.offsets) - 1, "entries": len(part.rows)})
+            parts.append(part)
+        return SparseIndex(parts, places, self.dimensions, self)
 
     def check(self, encoder: Any, name: str) -> None:
         """Raise InvalidInput unless queries of an encoder fit the index.
@@ -146,52 +162,22 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
             _opened[self.hash] = encoder
         return _opened[self.hash]
 
-    def _write_head(self, out: Path, rows: int, entries: int) -> None:
-        head = {
-            "dimensions": self.dimensions,
-            "entries": entries,
-            "format": self.format,
-            "hash": self.hash,
-            "kind": self.kind,
-            "rows": rows,
-            "vectors": self.vectors,
-        }
-        text = json.dumps(head, sort_keys=True, indent=1, ensure_ascii=True)
-        (out / "index.json").write_text(text + "\n", encoding="ascii")
+    def _head(self) -> dict[str, Any]:
+        """What ``index.json`` says about every index with these settings."""
+        return {"dimensions": self.dimensions, "format": self.format, "kind": self.kind}
 
-    def _head(self, folder: Path) -> dict[str, Any]:
-        """What ``index.json`` of a folder says, after checking that these settings wrote it."""
-        file = folder / "index.json"
-        try:
-            head = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise NotFound(f"{file} is missing: {_AGAIN}") from None
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in REFUSED:
-                raise
-            raise Damaged(f"{file} is damaged: {error}; {_AGAIN}") from error
-        if not isinstance(head, dict):
-            raise Damaged(f"{file} is damaged: it holds no object; {_AGAIN}")
-        for key in ("format", "kind", "vectors", "hash", "dimensions"):
-            if head.get(key) != getattr(self, key):
-                raise InvalidInput(
-                    f"{file}: {key} is {head.get(key)!r}, expected {getattr(self, key)!r}; "
-                    "run `rag index` again"
-                )
-        return head
+    def _write_vectors(self, parts: Sequence[Any], out: Path) -> None:
+        count = sparse_vectors.write(out, self.dimensions, parts)
+        counts = {"entries": count, "rows": sum(len(part[0]) - 1 for part in parts)}
+        write_head(out / "vectors.json", {**self.encoding(), **counts})
+
+    def _check_vectors(self, folder: Path, arrays: Sequence[Any]) -> None:
+        """Raise unless these settings wrote a folder of vectors, and its arrays are as counted."""
+        head = read_head(folder / "vectors.json", self.encoding())
+        check_counts(folder, head, {"rows": len(arrays[0]) - 1, "entries": len(arrays[1])})
 
 
 def texts_of(passages: pa.Table, joint: str) -> list[str]:
     """Title, ``joint`` and text of each passage; the text alone where it has no title."""
     pairs = zip(passages["title"].to_pylist(), passages["text"].to_pylist(), strict=True)
     return [f"{title}{joint}{text or ''}" if title else text or "" for title, text in pairs]
-
-
-def _check(folder: Path, head: dict[str, Any], arrays: Sequence[Any]) -> None:
-    found = {"rows": len(arrays[0]) - 1, "entries": len(arrays[1])}
-    for key, value in found.items():
-        if head.get(key) != value:
-            raise Damaged(
-                f"{folder}: is damaged: index.json counts {head.get(key)} {key}, the arrays hold "
-                f"{value}; {_AGAIN}"
-            )

@@ -45,11 +45,14 @@ class SparseIndex:
     def __init__(
         self,
         parts: Sequence[Segment],
-        places: Sequence[Path],
+        places: Sequence[tuple[Path, Path]],
         dimensions: int,
         settings: Sparse | None = None,
     ) -> None:
-        """Take the mapped arrays of the segments, in order, and their folders, for errors."""
+        """Take the mapped arrays of the segments, in order.
+
+        ``places`` are the folders of their indexes and of their vectors, for errors.
+        """
         self.dimensions, self.settings = dimensions, settings
         self._parts, self._places = list(parts), list(places)
         self._firsts = np.cumsum([0, *(len(part.offsets) - 1 for part in parts)])
@@ -105,12 +108,9 @@ class SparseIndex:
                 scores, rows, sizes,
             )  # fmt: skip
             if fault:
-                name = (
-                    "starts"
-                    if fault == _kernels_sparse.BAD_STARTS
-                    else "offsets, columns or values"
-                )
-                raise damaged(place, f"what {name} says lies outside the index")
+                starts = fault == _kernels_sparse.BAD_STARTS
+                name = "starts" if starts else "offsets, columns or values"
+                raise damaged(place[not starts], f"what {name} says lies outside the index")
         self._work.room = work  # not where a search failed, which leaves it as it was then
         return _kernels_sparse.sorted_hits(scores, rows, sizes)
 

@@ -1,13 +1,13 @@
 """The files of a sparse index: vectors over a vocabulary, row by row and term by term.
 
 With n rows, p entries that are not zero, v columns (terms of the vocabulary) and w windows of
-65,536 rows, the folder of a partition holds
+65,536 rows, a folder of vectors holds
 
     offsets   (n + 1,) int64 where each row's entries lie
     columns   (p,) uint16, or uint32 beyond 65,536 columns; ascending within a row
     values    (p,) float32 above 0, at most 1e15
 
-as ``.npy`` files, mapped at open, and that of an index the same entries by term too:
+as ``.npy`` files, mapped at open, and that of an index the same entries by term:
 
     rows      (p,) uint16 row - 65,536 * window; by window, then by column, then by row
     codes     (p,) uint8 the least c with c * scale >= value
@@ -33,11 +33,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
+from rag.indexers.head import AGAIN
 
 WINDOW = 65_536
 MOST = 1e15
 """The largest value of an entry, so that no sum of products overflows a float32."""
-_AGAIN = "run `rag verify`, then `rag index` again"
 Arrays: TypeAlias = NDArray[Any]
 
 
@@ -127,11 +127,11 @@ def kept(vectors: tuple[Arrays, Arrays, Arrays], mask: NDArray[np.bool_] | None)
     return np.concatenate(([0], np.cumsum(counts[mask]))), columns[stays], values[stays]
 
 
-def invert(out: Path, dimensions: int) -> None:
-    """Write the postings of the vectors that lie in ``out``, window by window."""
+def invert(vectors: tuple[Arrays, Arrays, Arrays], dimensions: int, out: Path) -> None:
+    """Write the postings of ``offsets``, ``columns`` and ``values``, window by window."""
     from rag.indexers import _kernels_sparse
 
-    offsets, columns, values = vectors(out, dimensions)
+    offsets, columns, values = vectors
     windows = -(-(len(offsets) - 1) // WINDOW)
     rows = _room(out / "rows.npy", columns.shape, np.uint16)
     codes = _room(out / "codes.npy", columns.shape, np.uint8)
@@ -169,8 +169,8 @@ def vectors(folder: Path, dimensions: int) -> tuple[Arrays, Arrays, Arrays]:
     return found
 
 
-def segment(folder: Path, dimensions: int) -> Segment:
-    """All arrays of the index in ``folder``, mapped and read-only.
+def segment(folder: Path, place: Path, dimensions: int) -> Segment:
+    """All arrays of the index in ``folder`` and its vectors in ``place``, mapped and read-only.
 
     What they hold is not read here; a search checks where it reads (``_kernels_sparse``).
 
@@ -178,16 +178,17 @@ def segment(folder: Path, dimensions: int) -> Segment:
         NotFound: a file is absent.
         Damaged: a file is cut short, or the files do not fit together.
     """
-    offsets, columns, values = _vectors(folder, dimensions)
+    offsets, columns, values = _vectors(place, dimensions)
     windows = -(-(len(offsets) - 1) // WINDOW)
     rows = _mapped(folder, "rows", np.uint16)
     codes = _mapped(folder, "codes", np.uint8)
     starts = _mapped(folder, "starts", np.uint32)
     scales = _mapped(folder, "scales", np.float32)
     if not len(rows) == len(codes) == len(values):
-        raise damaged(folder, "rows.npy, codes.npy, values.npy do not fit together")
+        raise damaged(folder, f"rows.npy, codes.npy and {place / 'values.npy'} do not fit together")
     if starts.shape != (windows, dimensions + 1) or scales.shape != (windows, dimensions):
-        raise damaged(folder, "starts.npy, scales.npy, offsets.npy do not fit together")
+        what = f"starts.npy, scales.npy and {place / 'offsets.npy'} do not fit together"
+        raise damaged(folder, what)
     return Segment(offsets, columns, values, rows, codes, starts, scales)
 
 
@@ -218,7 +219,7 @@ def _mapped(folder: Path, name: str, dtype: Any) -> Any:
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
-        raise NotFound(f"{file} is missing: {_AGAIN}") from None
+        raise NotFound(f"{file} is missing: {AGAIN}") from None
     except _UNREADABLE as error:
         if isinstance(error, OSError) and error.errno in REFUSED:
             raise
@@ -237,4 +238,4 @@ def _mapped(folder: Path, name: str, dtype: Any) -> Any:
 
 def damaged(path: Path, what: str) -> Damaged:
     """The error for a file, or several of a folder, that do not say what they must."""
-    return Damaged(f"{path} is damaged: {what}; {_AGAIN}")
+    return Damaged(f"{path} is damaged: {what}; {AGAIN}")

@@ -13,6 +13,7 @@ from rag.collection import manifest
 from rag.collection.build import Built, Piece, SegmentTask
 from rag.collection.existing import Existing, OnExisting
 from rag.collection.index_job import build_all, read_pieces, segment_tasks
+from rag.collection.intact import NOTHING
 from rag.collection.manifest import Manifest
 from rag.collection.segments import Segment
 from rag.collection.snapshot import Snapshot
@@ -35,11 +36,12 @@ Rows = Mapping[str, NDArray[np.int64]]
 class _Fitted:
     """The addition to one state: new segments, rows to hide in old ones and in the new.
 
-    ``skipped`` of the new segments' passages are there already: they are hidden, or their segment
-    is left out.
+    ``trained`` are the folders of what indexes have learnt, by name. ``skipped`` of the new
+    segments' passages are there already: they are hidden, or their segment is left out.
     """
 
     built: Sequence[Built]
+    trained: Mapping[str, str]
     replaced: Rows
     hidden: Rows
     skipped: int = 0
@@ -69,16 +71,16 @@ def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> 
     chosen = Existing(base, on_existing)
     plan = read_pieces(collection, reader, chosen.filter(reader), {}, base.manifest, job)
     built = _segments(collection, plan, base.manifest, job, {piece.key for piece in plan})
-    fitted = _Fitted(built, per_segment(base, chosen.replaced()), {})
+    fitted = _Fitted(*built, per_segment(base, chosen.replaced()), {})
 
     def change(current: Manifest) -> Manifest:
         nonlocal fitted
         if current.number != base.manifest.number:
             ours = _rebuilt(collection, plan, built, (base.manifest, current), job)
-            fitted = _fitted(Snapshot(collection, current), ours, on_existing)
+            fitted = _fitted(Snapshot(collection, current), *ours, on_existing)
         if not fitted.built and not fitted.replaced:
             return current
-        grown = appended(current, fitted.built)
+        grown = appended(current, fitted.built, fitted.trained)
         return with_deleted(collection, grown, {**fitted.replaced, **fitted.hidden})
 
     committed = manifest.commit(collection, change)
@@ -93,9 +95,9 @@ def add(collection: Path, reader: Reader, on_existing: OnExisting, job: Job) -> 
 
 def _segments(
     collection: Path, plan: Sequence[Piece], state: Manifest, job: Job, fresh: set[str]
-) -> list[Built]:
+) -> tuple[list[Built], dict[str, str]]:
     tasks = segment_tasks(collection, plan, state, None, job)
-    return build_all([_apart(task, state) for task in tasks], None, job, fresh)
+    return build_all([_apart(task, state) for task in tasks], NOTHING, job, fresh)
 
 
 def _apart(task: SegmentTask, state: Manifest) -> SegmentTask:
@@ -113,10 +115,10 @@ def _apart(task: SegmentTask, state: Manifest) -> SegmentTask:
 def _rebuilt(
     collection: Path,
     plan: Sequence[Piece],
-    built: Sequence[Built],
+    built: tuple[list[Built], dict[str, str]],
     states: tuple[Manifest, Manifest],
     job: Job,
-) -> Sequence[Built]:
+) -> tuple[list[Built], dict[str, str]]:
     """What was ``built`` for the first of two ``states``, for the second."""
     base, current = states
     if (base.fields, base.split) != (current.fields, current.split):
@@ -125,13 +127,15 @@ def _rebuilt(
             "run the command again"
         )
     taken = {entry.key for entry in current.segments}
-    clash = any(receipt.entry.key in taken for receipt in built)
+    clash = any(receipt.entry.key in taken for receipt in built[0])
     if not clash and settings_of(base) == settings_of(current):
         return built
     return _segments(collection, plan, current, job, set())
 
 
-def _fitted(state: Snapshot, built: Sequence[Built], on_existing: OnExisting) -> _Fitted:
+def _fitted(
+    state: Snapshot, built: Sequence[Built], trained: Mapping[str, str], on_existing: OnExisting
+) -> _Fitted:
     """The addition of what is ``built`` to a ``state`` that was not known when it was read."""
     existing = Existing(state, on_existing)
     kept: list[Built] = []
@@ -147,4 +151,4 @@ def _fitted(state: Snapshot, built: Sequence[Built], on_existing: OnExisting) ->
         kept.append(receipt)
         if there.any():
             hidden[receipt.entry.folder] = np.flatnonzero(there)
-    return _Fitted(kept, per_segment(state, existing.replaced()), hidden, skipped)
+    return _Fitted(kept, trained, per_segment(state, existing.replaced()), hidden, skipped)

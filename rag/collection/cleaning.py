@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rag.collection import leases, manifest
+from rag.collection import folders, leases, manifest
 from rag.collection.build import WORK, aside
 from rag.errors import InvalidInput
 
@@ -59,11 +59,11 @@ def clean(collection: Path, keep: int = 1, older_than: float = DAY) -> Cleaned:
         states = [manifest.read(collection, number) for number in kept]
         named = {path for state in states for path in _named(collection, state)}
         doomed = list(_unnamed(collection, named, kept, before))
-        folders = sum(path.is_dir() for path in doomed)
+        removed = sum(path.is_dir() for path in doomed)
         size += sum(_remove(collection, path) for path in doomed)
         with suppress(OSError):  # the pieces of a job that was killed are still young
             (collection / WORK).rmdir()
-        return Cleaned(manifests, folders, len(doomed) - folders, size, read)
+        return Cleaned(manifests, removed, len(doomed) - removed, size, read)
 
 
 def _clean_manifests(
@@ -97,9 +97,7 @@ def _unnamed(collection: Path, named: set[Path], kept: list[int], before: float)
 
 
 def _ours(collection: Path, kept: list[int]) -> Iterator[Path]:
-    for path in [*collection.glob("segments/*"), *collection.glob("indexes/*/*")]:
-        if _FOLDER.fullmatch(path.name):
-            yield path
+    yield from (path for path in folders.published(collection) if _FOLDER.fullmatch(path.name))
     yield from (p for p in collection.glob("deleted/*") if _ROWS.fullmatch(p.name))
     for path in collection.glob("log/*"):
         found = _LOG.fullmatch(path.name)
@@ -107,6 +105,7 @@ def _ours(collection: Path, kept: list[int]) -> Iterator[Path]:
             yield path
     yield from collection.glob(f"{WORK}/passages/*")
     yield from collection.glob(f"{WORK}/indexes/*/*")
+    yield from collection.glob(f"{WORK}/vectors/*")
 
 
 def _remove(collection: Path, path: Path) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rag import registry
 from rag.collection import folders, index_job, leases, log, manifest
@@ -17,7 +17,7 @@ from rag.collection.compaction import compact
 from rag.collection.deletion import delete
 from rag.collection.existing import OnExisting
 from rag.collection.given import Rows, as_source
-from rag.collection.kinds import INDEX_NAME, IndexKind, Pinned
+from rag.collection.kinds import INDEX_NAME, EncodedKind, IndexKind, Pinned, PlainKind
 from rag.collection.manifest import IndexEntry, Manifest
 from rag.collection.partitions import SEGMENT_ROWS
 from rag.collection.snapshot import Snapshot
@@ -29,6 +29,9 @@ from rag.passages import ARROW_TYPES, RESERVED, FieldType
 from rag.ranking import Hit, Ranking
 from rag.sources import Reader, Source, Split
 from rag.where import Where
+
+if TYPE_CHECKING:
+    from rag.collection.spread import SpreadSnapshot
 
 
 class Collection:
@@ -190,14 +193,31 @@ class Collection:
         self,
         indexes: Mapping[str, IndexKind],
         *,
+        retrain: bool = False,
         workers: int = 1,
         progress: Progress = silent,
     ) -> Done:
-        """Build further ``indexes`` (name to kind) of the passages that are there."""
+        """Build further ``indexes`` (name to kind) of the passages that are there.
+
+        Vectors that another index has of the same encoder are shared, and not made again.
+
+        Args:
+            indexes: name to kind.
+            retrain: have those that are there already and were trained (``IVF…``) learn anew from
+                all passages, after many were added.
+            workers: processes that build.
+            progress: called as the work goes on.
+
+        Raises:
+            InvalidInput: an index needs more passages to learn from than there are.
+            Damaged: a segment is damaged.
+            Conflict: another job is writing here.
+        """
         job = _job(workers, progress, SEGMENT_ROWS)
         began = time.monotonic()
         with leases.writing(self.path, rewrites=True):
-            done = index_job.add_indexes(self.path, _entries(indexes), job)
+            wanted = _entries(indexes)
+            done = index_job.add_indexes(self.path, wanted, job, retrain=retrain)
             self._log(done, began, job="add_index", indexes=sorted(indexes))
         return done
 
@@ -259,6 +279,32 @@ class Collection:
             self._snapshot, self._opened = snapshot, None
         return snapshot
 
+    def spread(
+        self, *, shards: int, ray: str = "local", partial: Literal["fail", "ok"] = "fail"
+    ) -> SpreadSnapshot:
+        """The newest manifest, searched by actors of a Ray cluster, each with some segments.
+
+        A pipeline takes it instead of a collection, and finds what it finds in the collection::
+
+            with Collection.open("wiki").spread(shards=4, ray="10.0.0.5:6379") as wiki:
+                Pipeline.load("wiki-qa.yaml", collection=wiki).ask("who discovered oxygen?")
+
+        Args:
+            shards: how many actors; at most as many as there are segments.
+            ray: ``local`` for a cluster of this process's own, or HOST:PORT of one.
+            partial: what a search does while an actor that died is started again: ``fail``, or
+                ``ok``, and the column ``partial`` of its rows says what was not searched.
+
+        Raises:
+            InvalidInput: there are fewer segments than shards.
+            NotFound: a machine of the cluster does not see the collection's folder.
+            MissingExtra: Ray is not installed. What ``rag.ray_cluster.connect`` raises, too.
+        """
+        from rag.collection.spread import opened
+
+        state = self.snapshot().manifest
+        return opened(self.path, state, shards=shards, ray=ray, partial=partial)
+
     def search(
         self, question: str, k: int = 10, *, where: Where | Mapping[str, Any] | None = None
     ) -> list[Hit]:
@@ -286,8 +332,8 @@ class Collection:
     def verify(self, progress: Progress = silent) -> list[Damaged]:
         """Read every byte and say what is damaged; the message begins with the file's path.
 
-        The next ``build`` from the source then builds again what is damaged under ``segments/``
-        and ``indexes/``.
+        The next ``build`` from the source then builds again what is damaged, but for manifests and
+        hidden rows.
         """
         return verify(self.path, progress)
 
@@ -324,7 +370,7 @@ def _entries(indexes: Mapping[str, IndexKind]) -> dict[str, IndexEntry]:
         if not INDEX_NAME.fullmatch(name):
             raise InvalidInput(f"index name {name!r}: use letters, digits, -, _ and dots")
     for name, kind in indexes.items():
-        if not isinstance(kind, IndexKind):
+        if not isinstance(kind, (PlainKind, EncodedKind)):
             raise InvalidInput(f"index {name!r}: found {kind!r}, expected an index kind: Lexical()")
     entries = {}
     for name, kind in indexes.items():
@@ -351,7 +397,7 @@ def _wanted(
     if indexes is None and old is None:
         indexes = {"lexical": registry.find("indexes", "lexical")()}
     entries = {
-        name: entry.model_copy(update={"folders": ()})
+        name: entry.model_copy(update={"folders": (), "vectors": ()})
         for name, entry in (old.indexes if old is not None else {}).items()
     }
     return Manifest(

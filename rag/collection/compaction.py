@@ -13,7 +13,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rag.collection import folders, manifest
-from rag.collection.build import Built, Settings, aside, index_key, kind_of
+from rag.collection.build import (
+    Built,
+    IndexTask,
+    Settings,
+    aside,
+    build_index,
+    index_key,
+    vectors_key,
+)
+from rag.collection.kinds import EncodedKind
 from rag.collection.manifest import Manifest, SegmentEntry
 from rag.collection.partitions import compacted, partition_key
 from rag.collection.segments import FORMAT, PASSAGES, write_segment
@@ -78,10 +87,11 @@ def _rewritten(
     """``current`` with each run of a task replaced by what was built from it."""
     inside = {folder for task in tasks for folder in task.folders}
     segments = [built for built in _replaced(current, inside, receipts) if built.entry.rows]
+    trained = {name: entry.trained for name, entry in current.indexes.items()}
     new = current.model_copy(
         update={
             "segments": tuple(built.entry for built in segments),
-            "indexes": index_entries(current, [built.indexes for built in segments]),
+            "indexes": index_entries(current, segments, trained),
             "deleted": {k: rows for k, rows in current.deleted.items() if k not in inside},
         }
     )
@@ -101,7 +111,8 @@ def _replaced(
             yield receipts[entry.folder]
         elif entry.folder not in inside:
             indexes = {name: index.folders[place] for name, index in current.indexes.items()}
-            yield Built(entry, indexes)
+            encoded = {n: i.vectors[place] for n, i in current.indexes.items() if i.vectors}
+            yield Built(entry, indexes, encoded)
 
 
 def _hidden_since(collection: Path, current: Manifest, task: CompactTask) -> NDArray[np.int64]:
@@ -154,6 +165,7 @@ def _compaction(collection: Path, old: Manifest, run: Sequence[int]) -> CompactT
         old.fields,
         settings_of(old),
         {name: tuple(entry.folders[p] for p in run) for name, entry in old.indexes.items()},
+        {n: tuple(e.vectors[p] for p in run) for n, e in old.indexes.items() if e.vectors},
     )
 
 
@@ -162,7 +174,8 @@ class CompactTask:
     """Rewrite a run of segments as one, without their deleted rows.
 
     ``folders`` are the segments' in order, ``deleted`` the hidden rows of each (None for none),
-    ``indexes`` (name, type, settings) with ``index_folders`` the folder of each segment, by name.
+    ``indexes`` are merged; ``index_folders`` and ``vectors`` are the folders of each segment, by
+    index name.
     """
 
     collection: Path
@@ -172,10 +185,11 @@ class CompactTask:
     fields: Mapping[str, FieldType]
     indexes: Settings
     index_folders: dict[str, tuple[str, ...]]
+    vectors: dict[str, tuple[str, ...]]
 
 
 def build_compacted(task: CompactTask) -> Built:
-    """Write the segment of a ``CompactTask`` and merge its indexes; no text is tokenised again."""
+    """Write the segment of a ``CompactTask`` and its indexes; no text is tokenised or encoded."""
     _check(task)
     keep = [
         None if gone is None else ~np.isin(np.arange(rows), gone)
@@ -195,16 +209,29 @@ def build_compacted(task: CompactTask) -> Built:
     with aside(task.collection) as out:
         rows, characters = write_segment(batches(), passage_schema(task.fields), out)
         name = folders.publish(out, segments, key)
-    built = {}
-    for index, type_, settings in task.indexes:
-        target = task.collection / "indexes" / index
-        parts = [target / folder for folder in task.index_folders[index]]
+    entry = SegmentEntry(folder=name, rows=rows, characters=characters, covers=tuple(covers))
+    built = Built(entry, {}, {})
+    gathered: dict[str, str] = {}
+    for index in task.indexes:
+        kind = index.kind
+        if isinstance(kind, EncodedKind):
+            whole = vectors_key(key, kind)
+            if whole not in gathered:
+                sources = [task.collection / "vectors" / part for part in task.vectors[index.name]]
+                with aside(task.collection) as out:
+                    kind.gather(sources, keep, out)
+                    gathered[whole] = folders.publish(out, task.collection / "vectors", whole)
+            built.vectors[index.name] = gathered[whole]
+            built.indexes[index.name] = build_index(
+                IndexTask(task.collection, index, gathered[whole])
+            )
+            continue
+        target = task.collection / "indexes" / index.name
+        parts = [target / folder for folder in task.index_folders[index.name]]
         with aside(task.collection) as out:
-            kind_of(type_, settings).merge(parts, keep, out)
-            built[index] = folders.publish(out, target, index_key(key, type_, settings))
-    return Built(
-        SegmentEntry(folder=name, rows=rows, characters=characters, covers=tuple(covers)), built
-    )
+            kind.merge(parts, keep, out)
+            built.indexes[index.name] = folders.publish(out, target, index_key(key, index))
+    return built
 
 
 def _check(task: CompactTask) -> None:
@@ -212,6 +239,10 @@ def _check(task: CompactTask) -> None:
     paths = [task.collection / "segments" / folder for folder in task.folders]
     for name, names in task.index_folders.items():
         paths += [task.collection / "indexes" / name / folder for folder in names]
+    vectors = {folder for names in task.vectors.values() for folder in names}
+    trained = {index.trained for index in task.indexes if index.trained is not None}
+    paths += [task.collection / "vectors" / folder for folder in sorted(vectors)]
+    paths += [task.collection / "trained" / folder for folder in sorted(trained)]
     for error in itertools.chain.from_iterable(map(folders.damage, paths)):
         raise Damaged(f"{error}; 'rag index' from the source repairs it")
 

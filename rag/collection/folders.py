@@ -108,6 +108,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def published(collection: Path) -> list[Path]:
+    """Everything that lies where folders are published, sorted; also what is not ours."""
+    patterns = ("segments/*", "indexes/*/*", "vectors/*", "trained/*")
+    return [path for pattern in patterns for path in sorted(collection.glob(pattern))]
+
+
 def find(parent: Path, key: str) -> str | None:
     """The name of a published folder that was built from ``key`` and is whole, or None."""
     for path in sorted(parent.glob(f"{key}-*")):

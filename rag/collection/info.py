@@ -18,6 +18,8 @@ def describe(collection: Collection, number: int | None = None) -> dict[str, Any
             "type": entry.type,
             "settings": entry.settings,
             "bytes": sum(_bytes(path / "indexes" / name / folder) for folder in entry.folders),
+            "vectors_bytes": sum(_bytes(path / "vectors" / folder) for folder in entry.vectors),
+            "trained_bytes": _bytes(path / "trained" / entry.trained) if entry.trained else 0,
         }
         for name, entry in state.indexes.items()
     }
@@ -29,17 +31,14 @@ def describe(collection: Collection, number: int | None = None) -> dict[str, Any
         }
         for entry in state.segments
     ]
-    held = sum(
-        _bytes(path / "indexes" / n / f) for n, e in state.indexes.items() for f in e.folders
-    )
-    folders = [path / "segments" / entry.folder for entry in state.segments]
     return {
         "collection": str(path),
         "manifest": state.number,
         "passages": state.live,
         "deleted": state.rows - state.live,
         "characters": sum(entry.characters for entry in state.segments),
-        "bytes": sum(map(_bytes, folders)) + held,
+        # Indexes may share vectors: a folder counts once.
+        "bytes": sum(_bytes(path / folder) for folder in state.folders()),
         "pipeline": state.pipeline,
         "split": state.split,
         "fields": dict(state.fields),

@@ -154,7 +154,7 @@ def _only_rewriter(collection: Path) -> Iterator[None]:
 def _check_folder(collection: Path) -> None:
     if collection.exists() and not collection.is_dir():
         raise InvalidInput(f"{collection}: is a file; a collection is a folder: name another")
-    ours = {"manifest", "segments", "indexes", "deleted", "log", build.WORK}
+    ours = {"manifest", "segments", "indexes", "vectors", "trained", "deleted", "log", build.WORK}
     names = {path.name for path in collection.iterdir()} if collection.is_dir() else set()
     if names - ours and "manifest" not in names:
         raise InvalidInput(

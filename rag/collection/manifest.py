@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rag.collection.folders import canonical, sync
 from rag.errors import Conflict, Damaged, InvalidInput, NotFound
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"(\d{6,})\.json")
 _RENAME_NOREPLACE = 1
 
@@ -52,6 +52,10 @@ class IndexEntry(_Part):
     type: str
     settings: dict[str, Any]
     folders: tuple[str, ...]
+    vectors: tuple[str, ...] = ()
+    """For an encoded kind the folder of each segment's vectors; indexes may share them."""
+    trained: str | None = None
+    """The folder of what it has learnt from the collection, if its kind does."""
 
 
 class DeletedEntry(_Part):
@@ -85,11 +89,13 @@ class Manifest(_Part):
         return _sum(self.content())
 
     def folders(self) -> list[str]:
-        """The folders of segments and indexes, as paths inside the collection."""
+        """All folders that it names, as paths inside the collection, each once."""
         names = [f"segments/{entry.folder}" for entry in self.segments]
         for name, index in self.indexes.items():
             names += [f"indexes/{name}/{folder}" for folder in index.folders]
-        return names
+            names += [f"vectors/{folder}" for folder in index.vectors]
+            names += [f"trained/{index.trained}"] if index.trained is not None else []
+        return list(dict.fromkeys(names))
 
     @property
     def rows(self) -> int:
@@ -153,7 +159,7 @@ def parse(text: bytes, path: Path, advice: str = "") -> Manifest:
 
     Raises:
         Damaged: the checksum does not fit, or it is no manifest.
-        InvalidInput: a newer Ragstone wrote it.
+        InvalidInput: a newer or an older Ragstone wrote it.
     """
     try:
         value = dict(json.loads(text))
@@ -163,8 +169,14 @@ def parse(text: bytes, path: Path, advice: str = "") -> Manifest:
             raise ValueError(f"its checksum is {actual[:16]}…, it says {str(checksum)[:16]}…")
         version = value.pop("format")
         if version != FORMAT:
+            older = isinstance(version, int) and version < FORMAT
+            what = (
+                "an older one wrote it: 'rag index' from the source into a new folder"
+                if older
+                else "upgrade it"
+            )
             raise InvalidInput(
-                f"{path}: format {version}, and this Ragstone reads format {FORMAT}; upgrade it"
+                f"{path}: format {version}, and this Ragstone reads format {FORMAT}; {what}"
             )
         found = Manifest.model_validate(value)
         if _text(found) != text:

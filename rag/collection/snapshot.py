@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from rag import registry
 from rag.collection import leases
-from rag.collection.manifest import DeletedEntry, Manifest, path_of
+from rag.collection.build import kind_of, trained_path
+from rag.collection.kinds import EncodedKind
+from rag.collection.manifest import DeletedEntry, IndexEntry, Manifest, path_of
 from rag.collection.segments import Segment
 from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
 from rag.passages import passage_schema
@@ -238,11 +240,16 @@ class Snapshot:
         """The searcher of an index over all segments, opened once."""
         with self._lock:
             if name not in self._searchers:
-                entry = self.manifest.indexes[name]
-                kind = registry.find("indexes", entry.type).model_validate(entry.settings)
-                folder = self.path / "indexes" / name
-                self._searchers[name] = kind.open([folder / part for part in entry.folders])
+                self._searchers[name] = self._open(name, self.manifest.indexes[name])
             return self._searchers[name]
+
+    def _open(self, name: str, entry: IndexEntry) -> Any:
+        kind = kind_of(entry.type, entry.settings)
+        folders = [self.path / "indexes" / name / folder for folder in entry.folders]
+        if not isinstance(kind, EncodedKind):
+            return kind.open(folders)
+        vectors = [self.path / "vectors" / folder for folder in entry.vectors]
+        return kind.open(folders, vectors, trained_path(self.path, entry.trained))
 
 
 _ANEW = "'rag index' from the source shows all its passages again; then delete anew"

@@ -42,12 +42,16 @@ class Request(NamedTuple):
     """What one shard is asked in one round."""
 
     index: str
-    """The name of an index; empty where the snapshot itself is asked."""
+    """The name of an index; empty where the shard itself is asked."""
     method: str
     """Of the searcher, or of an attribute of it: ``search``, ``index.find_flat``."""
     arguments: tuple[Any, ...]
     settings: Mapping[str, Any] = {}
     keep: Kept | None = None
+
+    def call(self) -> tuple[Any, ...]:
+        """What ``Shard.answer`` takes."""
+        return self.index, self.method, self.settings, self.keep, *self.arguments
 
 
 class Kept(NamedTuple):
@@ -95,16 +99,21 @@ class Shard:
             )
         self.snapshot = Snapshot(path, part(whole, *opening.segments))
 
-    def answer(self, request: Request) -> Any:
-        """What the searcher of an index says."""
-        arguments = [_own(value) for value in request.arguments]
-        if not request.index:
-            return getattr(self, request.method)(*arguments)
-        settings = dict(request.settings)
-        if request.keep is not None:
-            settings["keep"] = self._kept(request.keep)
-        searcher = self.snapshot.index(request.index)
-        return attrgetter(request.method)(searcher)(*arguments, **settings)
+    def answer(
+        self,
+        index: str,
+        method: str,
+        settings: Mapping[str, Any],
+        keep: Kept | None,
+        *arguments: Any,
+    ) -> Any:
+        """What the searcher of an index says: the fields of a ``Request``, arguments last."""
+        own = [_own(value) for value in arguments]
+        if not index:
+            return getattr(self, method)(*own)
+        searcher = self.snapshot.index(index)
+        more = {} if keep is None else {"keep": self._kept(keep)}
+        return attrgetter(method)(searcher)(*own, **settings, **more)
 
     def mask(self, where: Where) -> NDArray[np.uint8] | None:
         """Which rows are not deleted and fulfil ``where``, packed; None where all do."""
@@ -147,7 +156,7 @@ class InProcess:
         """What each shard answers; None among ``shards`` is one that is away."""
         self.asked.append(dict(requests))
         there = ((number, self.shards[number]) for number in requests)
-        return {number: shard.answer(requests[number]) for number, shard in there if shard}
+        return {number: shard.answer(*requests[number].call()) for number, shard in there if shard}
 
     def away(self, shard: int) -> str:
         """It was taken away."""
@@ -343,7 +352,12 @@ def part(manifest: Manifest, first: int, last: int) -> Manifest:
         update={
             "segments": segments,
             "indexes": {
-                name: entry.model_copy(update={"folders": entry.folders[first:last]})
+                name: entry.model_copy(
+                    update={
+                        "folders": entry.folders[first:last],
+                        "vectors": entry.vectors[first:last],
+                    }
+                )
                 for name, entry in manifest.indexes.items()
             },
             "deleted": {k: entry for k, entry in manifest.deleted.items() if k in named},
@@ -394,4 +408,4 @@ def _own(value: Any) -> Any:
     if isinstance(value, tuple):
         own = [_own(each) for each in value]
         return type(value)(*own) if hasattr(value, "_fields") else tuple(own)
-    return value
+    return value.copy() if hasattr(value, "indptr") else value  # of scipy, with arrays inside

@@ -22,7 +22,7 @@ def verify(collection: Path, progress: Progress) -> list[Damaged]:
     if not numbers:
         manifest.read(collection)
     found: list[Damaged] = []
-    parts = sorted(collection.glob("segments/*")) + sorted(collection.glob("indexes/*/*"))
+    parts = folders.published(collection)
     for done, folder in enumerate(parts):
         progress("verify", done, len(parts))
         found += folders.damage(folder)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.collection import manifest
-from rag.collection.build import Built, Settings
+from rag.collection.build import Built, IndexSpec, Settings
 from rag.collection.manifest import DeletedEntry, IndexEntry, Manifest
 from rag.collection.snapshot import Snapshot, read_deleted
 from rag.errors import Conflict
@@ -62,41 +62,51 @@ def commit_after(collection: Path, base: Manifest | None, change: Change) -> Man
 
 def settings_of(wanted: Manifest) -> Settings:
     """The indexes that a manifest names, as tasks carry them."""
-    return tuple((name, entry.type, entry.settings) for name, entry in wanted.indexes.items())
+    return tuple(
+        IndexSpec(name, entry.type, entry.settings, entry.trained)
+        for name, entry in wanted.indexes.items()
+    )
 
 
-def index_entries(wanted: Manifest, built: Sequence[Mapping[str, str]]) -> dict[str, IndexEntry]:
-    """The indexes of ``wanted`` with the folders of each segment, in order."""
+def index_entries(
+    wanted: Manifest, built: Sequence[Built], trained: Mapping[str, str | None]
+) -> dict[str, IndexEntry]:
+    """The indexes of ``wanted`` with the folders of each segment, in order, and what is trained."""
     return {
-        name: entry.model_copy(update={"folders": tuple(part[name] for part in built)})
+        name: entry.model_copy(
+            update={
+                "folders": tuple(one.indexes[name] for one in built),
+                "vectors": tuple(one.vectors[name] for one in built if name in one.vectors),
+                "trained": trained.get(name),
+            }
+        )
         for name, entry in wanted.indexes.items()
     }
 
 
-def manifest_of(wanted: Manifest, built: Sequence[Built]) -> Manifest:
+def manifest_of(wanted: Manifest, built: Sequence[Built], trained: Mapping[str, str]) -> Manifest:
     """``wanted`` over exactly these segments, with nothing deleted."""
     return wanted.model_copy(
         update={
             "number": 0,
-            "segments": tuple(receipt.entry for receipt in built),
-            "indexes": index_entries(wanted, [receipt.indexes for receipt in built]),
+            "segments": tuple(one.entry for one in built),
+            "indexes": index_entries(wanted, built, trained),
             "deleted": {},
         }
     )
 
 
-def appended(current: Manifest, built: Sequence[Built]) -> Manifest:
+def appended(current: Manifest, built: Sequence[Built], trained: Mapping[str, str]) -> Manifest:
     """The manifest with these segments after its own."""
+    more = index_entries(current, built, trained)
     return current.model_copy(
         update={
-            "segments": (*current.segments, *(receipt.entry for receipt in built)),
+            "segments": (*current.segments, *(one.entry for one in built)),
             "indexes": {
-                name: entry.model_copy(
+                name: more[name].model_copy(
                     update={
-                        "folders": (
-                            *entry.folders,
-                            *(receipt.indexes[name] for receipt in built),
-                        )
+                        "folders": (*entry.folders, *more[name].folders),
+                        "vectors": (*entry.vectors, *more[name].vectors),
                     }
                 )
                 for name, entry in current.indexes.items()

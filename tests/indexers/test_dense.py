@@ -91,15 +91,20 @@ def test_the_bytes_do_not_depend_on_the_cut(factory: str, tmp_path: Path) -> Non
     keep = np.arange(60) % 3 > 0
     masks = [keep[a:b] for a, b in itertools.pairwise(ends)]
     chosen = passages.filter(pa.array(keep))
-    for name in ("whole", "one", "cut", "some", "again"):
-        (tmp_path / name).mkdir()
-    kind.merge([built(kind, passages, tmp_path / "all")], [None], tmp_path / "whole")
-    kind.merge(parts, [None] * 4, tmp_path / "cut")
-    assert files(tmp_path / "cut") == files(tmp_path / "whole")
-    kind.merge([built(kind, chosen, tmp_path / "few")], [None], tmp_path / "one")
-    kind.merge(parts, masks, tmp_path / "some")
-    kind.merge([tmp_path / "cut"], [keep], tmp_path / "again")  # from an index
-    assert files(tmp_path / "some") == files(tmp_path / "again") == files(tmp_path / "one")
+
+    def made(name: str, parts: list[Path], masks: list[Any]) -> dict[str, bytes]:
+        vectors, index = tmp_path / f"{name}-vectors", tmp_path / name
+        vectors.mkdir()
+        index.mkdir()
+        kind.gather(parts, masks, vectors)
+        kind.index(vectors, None, index)
+        return {**files(vectors), **files(index)}
+
+    whole = made("whole", [built(kind, passages, tmp_path / "all")], [None])
+    assert made("cut", parts, [None] * 4) == whole
+    one = made("one", [built(kind, chosen, tmp_path / "few")], [None])
+    assert made("some", parts, masks) == one
+    assert made("again", [tmp_path / "cut-vectors"], [keep]) == one
 
 
 def brute(vectors: Any, queries: Any, k: int, keep: Any) -> list[list[int]]:
@@ -215,19 +220,23 @@ def test_what_is_refused(
 
 def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
     kind = Dense(encoder="drawn").pinned()
-    folder = built(kind, table(9), tmp_path / "i")
-    np.save(folder / "vectors.npy", np.zeros((8, 24), np.float32))
+    vectors, folder = built(kind, table(9), tmp_path / "v"), tmp_path / "i"
+    folder.mkdir()
+    kind.index(vectors, None, folder)
+    assert kind.open([folder], [vectors], None).rows == 9
+    np.save(vectors / "vectors.npy", np.zeros((8, 24), np.float32))
     with pytest.raises(Damaged, match="vectors.npy holds"):
-        kind.open([folder])
-    (folder / "vectors.npy").write_bytes(b"\x93NUMPY")
+        kind.open([folder], [vectors], None)
+    (vectors / "vectors.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(Damaged, match="vectors.npy: is damaged"):
-        kind.open([folder])
-    (folder / "index.json").write_text("[")
-    with pytest.raises(Damaged, match="index.json is damaged"):
-        kind.open([folder])
-    (folder / "index.json").unlink()
-    with pytest.raises(NotFound, match="index.json is missing"):
-        kind.open([folder])
+        kind.open([folder], [vectors], None)
+    for place, name in ((vectors, "vectors.json"), (folder, "index.json")):
+        (place / name).write_text("[")
+        with pytest.raises(Damaged, match=f"{name} is damaged"):
+            kind.open([folder], [vectors], None)
+        (place / name).unlink()
+        with pytest.raises(NotFound, match=f"{name} is missing"):
+            kind.open([folder], [vectors], None)
 
 
 def test_factories_that_are_refused() -> None:

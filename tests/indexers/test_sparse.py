@@ -71,9 +71,21 @@ def built(passages: pa.Table, out: Path) -> Path:
 
 
 def merged(parts: list[Path], keep: list[NDArray[np.bool_] | None], out: Path) -> dict[str, bytes]:
+    """Make a segment's index, and beside it the folder of its vectors; the bytes of both."""
+    vectors = beside(out)
     out.mkdir()
-    KIND.merge(parts, keep, out)
-    return {file.name: file.read_bytes() for file in sorted(out.iterdir())}
+    vectors.mkdir()
+    KIND.gather(parts, keep, vectors)
+    KIND.index(vectors, None, out)
+    return {file.name: file.read_bytes() for d in (out, vectors) for file in sorted(d.iterdir())}
+
+
+def beside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-vectors")
+
+
+def open_all(folders: list[Path]) -> SparseIndex:
+    return KIND.open(folders, [beside(folder) for folder in folders], None)
 
 
 def opened(tmp_path: Path, rows: int, ends: Sequence[int]) -> SparseIndex:
@@ -82,7 +94,7 @@ def opened(tmp_path: Path, rows: int, ends: Sequence[int]) -> SparseIndex:
         part = built(table(rows).slice(a, b - a), tmp_path / f"part-{n}")
         merged([part], [None], tmp_path / f"segment-{n}")
         folders.append(tmp_path / f"segment-{n}")
-    return KIND.open(folders)
+    return open_all(folders)
 
 
 def brute(queries: Any, passages: Any, k: int, keep: Any = None) -> list[tuple[Any, Any]]:
@@ -137,9 +149,10 @@ def test_several_windows(tmp_path: Path) -> None:
         shape=(rows, V),
     )
     passages.sum_duplicates()
-    files.write(tmp_path, V, [files.checked(passages, rows, V, "x")])
-    files.invert(tmp_path, V)
-    index = SparseIndex([files.segment(tmp_path, V)], [tmp_path], V)
+    found = files.checked(passages, rows, V, "x")
+    files.write(tmp_path, V, [found])
+    files.invert(found, V, tmp_path)
+    index = SparseIndex([files.segment(tmp_path, tmp_path, V)], [(tmp_path, tmp_path)], V)
     queries = Drawn().encode(QUERIES[:5])
     keep = rng.random(rows) < 0.3
     for k in (10, 300):
@@ -168,10 +181,10 @@ def test_the_bytes_do_not_depend_on_how_rows_are_cut(tmp_path: Path) -> None:
     keep = np.arange(50) % 3 > 0
     some = built(passages.filter(pa.array(keep)), tmp_path / "some")
     fresh = merged([some], [None], tmp_path / "fresh")
-    assert merged([tmp_path / "merged"], [keep], tmp_path / "again") == fresh != whole
-    none = merged([tmp_path / "merged"], [np.zeros(50, np.bool_)], tmp_path / "none")
+    assert merged([beside(tmp_path / "merged")], [keep], tmp_path / "again") == fresh != whole
+    none = merged([beside(tmp_path / "merged")], [np.zeros(50, np.bool_)], tmp_path / "none")
     assert none == merged([], [], tmp_path / "empty")
-    offsets, rows, scores = KIND.open([tmp_path / "none"]).search(Drawn().encode(QUERIES), 3)
+    offsets, rows, scores = open_all([tmp_path / "none"]).search(Drawn().encode(QUERIES), 3)
     assert offsets.tolist() == [0] * 26 and not len(rows) and not len(scores)
 
 
@@ -241,7 +254,9 @@ def test_wrong_questions(tmp_path: Path) -> None:
                                   "scales"])  # fmt: skip
 def test_damage_is_an_error_and_never_a_crash(tmp_path: Path, name: str) -> None:
     opened(tmp_path, 80, [])
-    file = tmp_path / "segment-0" / f"{name}.npy"
+    folder = tmp_path / "segment-0"
+    folder = beside(folder) if name in ("offsets", "columns", "values") else folder
+    file = folder / f"{name}.npy"
     whole = file.read_bytes()
     queries = Drawn().encode(QUERIES)
     start = 128  # the header
@@ -256,7 +271,7 @@ def test_damage_is_an_error_and_never_a_crash(tmp_path: Path, name: str) -> None
     for data in changed:
         file.write_bytes(data)
         try:
-            KIND.open([tmp_path / "segment-0"]).search(queries, 10)
+            open_all([tmp_path / "segment-0"]).search(queries, 10)
         except RagError as error:
             assert isinstance(error, Damaged)
             assert str(tmp_path) in str(error)
@@ -264,4 +279,4 @@ def test_damage_is_an_error_and_never_a_crash(tmp_path: Path, name: str) -> None
     assert said >= 2
     file.unlink()
     with pytest.raises(RagError, match="missing"):
-        KIND.open([tmp_path / "segment-0"])
+        open_all([tmp_path / "segment-0"])

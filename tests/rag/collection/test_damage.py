@@ -157,15 +157,17 @@ def test_a_damaged_newest_manifest_is_never_passed_over(path: Path, rag: Rag) ->
     assert rag("search", "apple", "-c", path)[0] == 1
 
 
-def test_a_manifest_of_a_newer_format_is_refused_with_words(path: Path) -> None:
+def test_a_manifest_of_another_format_is_refused_with_words(path: Path) -> None:
     newest = path / "manifest" / "000003.json"
     content = json.loads(newest.read_bytes())
     del content["checksum"]
-    content |= {"format": 2, "novelty": True}
-    checksum = hashlib.sha256(canonical(content)).hexdigest()
-    newest.write_bytes(canonical({**content, "checksum": checksum}) + b"\n")
-    with pytest.raises(InvalidInput, match="format 2.*reads format 1; upgrade"):
-        Collection.open(path)
+    older = r"an older one wrote it: 'rag index' from the source into a new folder"
+    for format, advice in ((3, "upgrade"), (1, older)):
+        content |= {"format": format, "novelty": True}
+        checksum = hashlib.sha256(canonical(content)).hexdigest()
+        newest.write_bytes(canonical({**content, "checksum": checksum}) + b"\n")
+        with pytest.raises(InvalidInput, match=f"format {format}.*reads format 2; {advice}"):
+            Collection.open(path)
 
 
 def test_what_is_missing_or_cut_short_is_built_again(
