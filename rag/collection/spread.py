@@ -390,6 +390,28 @@ def cut(manifest: Manifest, shards: int, path: Path) -> list[tuple[int, int]]:
     return list(pairwise([*edges, count]))
 
 
+def opened(
+    path: Path,
+    manifest: Manifest,
+    *,
+    shards: int,
+    ray: str = "local",
+    partial: WhenPartial = "fail",
+) -> SpreadSnapshot:
+    """A manifest with its segments at so many actors; see ``Collection.spread``."""
+    from rag.ray_shards import RayShards
+
+    if partial not in ("fail", "ok"):
+        raise InvalidInput(f"partial: found {partial!r}, expected fail or ok")
+    cuts = cut(manifest, shards, path)
+    actors = RayShards(openings(path, manifest, cuts), ray)
+    try:
+        return SpreadSnapshot(path, manifest, cuts, actors, partial=partial)
+    except BaseException:
+        actors.close()
+        raise
+
+
 def openings(path: Path, manifest: Manifest, cuts: Sequence[tuple[int, int]]) -> list[Opening]:
     """What the shards that have these runs of segments are opened from."""
     folder = str(path.resolve())
