@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from rag.errors import InvalidInput
 from rag.indexers.fm_index.index import I64, FMIndex, NextTokens, TopTokens, flat
 
-
 Places: TypeAlias = tuple[I64, I64, I64]
 """Offsets, documents and positions, as ``FMIndexes.locate`` returns them."""
 

@@ -8,7 +8,7 @@ and locating them is one round too. Counts are summed over all segments, so they
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
