@@ -23,7 +23,7 @@ from rag.errors import InvalidInput, NotFound, RagError
 from rag.jobs import Progress, executor, silent
 from rag.pipeline import Pipeline
 from rag.pipelines import run_key, run_parts
-from rag.pipelines.run_rows import PART_ROWS, parts, row_key
+from rag.pipelines.run_rows import PART_ROWS, Form, parts, row_key
 from rag.pipelines.run_work import Spec, Task, Worker, work
 from rag.sources.settings import COMPRESSIONS
 
@@ -55,7 +55,7 @@ class RunDone:
 
 
 def run_file(
-    source: Path | str,
+    source: Path | str | Mapping[str, str],
     out: Path | str,
     pipeline: Pipeline,
     *,
@@ -63,7 +63,7 @@ def run_file(
     seed: int = 0,
     documents: int = 10,
     texts: bool = False,
-    kilt: bool = False,
+    form: Form = "answers",
     progress: Progress = silent,
 ) -> RunDone:
     """Run the questions of ``source`` through ``pipeline`` into ``out``.
@@ -73,7 +73,8 @@ def run_file(
     that has not changed there is nothing to do.
 
     Args:
-        source: questions, as ``rag.pipelines.run_rows.parts`` reads them.
+        source: a file of questions, as ``rag.pipelines.run_rows.parts`` reads it, or questions by
+            their id.
         out: the result, one JSON object a row in the order of ``source``
             (``rag.pipelines.run_rows.lines_of``). One that is there is replaced at the end.
         pipeline: the pipeline; its collection is pinned to one manifest for the whole job.
@@ -81,8 +82,9 @@ def run_file(
         seed: what stages that draw lots begin with.
         documents: how many passages of each row are written.
         texts: write the texts of the passages too, as the readers saw them.
-        kilt: write predictions of KILT instead, with ``documents`` pages as provenance
-            (``rag.pipelines.run_rows.kilt_lines_of``); they hold no texts.
+        form: of the lines: ``answers``; ``kilt``, predictions of KILT with ``documents`` pages as
+            provenance (``rag.pipelines.run_rows.kilt_lines_of``), which hold no texts; or ``mined``
+            (``rag.pipelines.run_rows.mined_lines_of``), what ``rag mine`` writes.
         progress: called with the rows that are done.
 
     Raises:
@@ -92,12 +94,12 @@ def run_file(
         NotFound: the manifest that the job began with is gone.
         Conflict: another job writes the same result.
     """
-    source, out = Path(source), Path(out)
+    source, out = source if isinstance(source, Mapping) else Path(source), Path(out)
     _check(source, out, documents)
-    if kilt and texts:
+    if form == "kilt" and texts:
         raise InvalidInput("texts: a prediction of KILT holds none; leave it out, or kilt")
     run = executor(workers)
-    spec = replace(_spec(pipeline, seed, documents, texts, workers), kilt=kilt)
+    spec = replace(_spec(pipeline, seed, documents, texts, workers), form=form)
     rows = [row_key(part) for part in parts(source)]
     folder = run_parts.folder_of(out)
     with _told(folder), run_parts.held(folder):
@@ -122,7 +124,7 @@ def run_file(
         return _join(out, folder, [there[key] for key in keys], state, made)
 
 
-def _check(source: Path, out: Path, documents: int) -> None:
+def _check(source: Path | Mapping[str, str], out: Path, documents: int) -> None:
     """Refuse a result that cannot be written, before any work."""
     if documents < 0:
         raise InvalidInput(f"documents: found {documents}, expected 0 or more")
@@ -132,6 +134,8 @@ def _check(source: Path, out: Path, documents: int) -> None:
         raise InvalidInput(f"{out}: is no file; name a .jsonl file for the result")
     if out.suffix.lower() in COMPRESSIONS:
         raise InvalidInput(f"{out}: the result is not compressed; name it without {out.suffix}")
+    if isinstance(source, Mapping):
+        return
     same = out.samefile(source) if out.exists() and source.exists() else False
     if same or out.absolute() == source.absolute():
         raise InvalidInput(f"{out}: is the file of the questions; name another for the result")
@@ -167,7 +171,7 @@ def _spec(pipeline: Pipeline, seed: int, documents: int, texts: bool, workers: i
         seed,
         documents,
         texts,
-        kilt=False,
+        form="answers",
     )
 
 
@@ -181,7 +185,7 @@ def _job(spec: Spec, pipeline: Pipeline, folder: Path) -> str:
     if known != before:
         run_parts.write_json(folder / "models.json", known, folder)
     place = None if spec.collection is None else str(spec.collection.resolve())
-    options = [spec.on_error, spec.seed, spec.documents, spec.texts, spec.kilt]
+    options = [spec.on_error, spec.seed, spec.documents, spec.texts, spec.form]
     searched = [place, spec.manifest, spec.others]
     return folders.key_of(FORMAT, __version__, spec.stages, models, options, searched)
 
@@ -214,7 +218,11 @@ def _gone(collection: Path, begun: dict[str, Any], folder: Path) -> NotFound:
 
 
 def _tasks(
-    source: Path, spec: Spec, folder: Path, rows: Sequence[str], missing: Mapping[str, str]
+    source: Path | Mapping[str, str],
+    spec: Spec,
+    folder: Path,
+    rows: Sequence[str],
+    missing: Mapping[str, str],
 ) -> Iterator[Task]:
     """The parts that are missing (hash of the rows to key); the questions are read once more.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rag.collection.folders import key_of
 from rag.errors import BadRow, InvalidInput, NotFound
@@ -18,6 +19,9 @@ from rag.sources.values import either, show, what
 
 if TYPE_CHECKING:
     from rag.batch import Batch
+
+Form = Literal["answers", "kilt", "mined"]
+"""What a line of a result is (``lines_of``, ``kilt_lines_of``, ``mined_lines_of``)."""
 
 PART_ROWS = 64
 """Questions in a part: the most work that a kill can cost."""
@@ -33,8 +37,8 @@ class Part(NamedTuple):
     questions: tuple[str, ...]
 
 
-def parts(file: Path, *, check: bool = True) -> Iterator[Part]:
-    """The questions of a jsonl file, ``PART_ROWS`` at a time.
+def parts(file: Path | Mapping[str, str], *, check: bool = True) -> Iterator[Part]:
+    """The questions of a jsonl file, ``PART_ROWS`` at a time; or those given by their id.
 
     A line is ``{"question": ...}`` with an ``id`` if it likes, BEIR's ``{"_id", "text"}``, or
     KILT's ``{"id", "input"}``; other keys are passed over. A row without an id has its number in
@@ -48,6 +52,12 @@ def parts(file: Path, *, check: bool = True) -> Iterator[Part]:
         BadRow: a line cannot be used; the message names file, line, field and the fix.
         NotFound: there is no such file.
     """
+    if isinstance(file, Mapping):
+        names, questions = tuple(file), tuple(file.values())
+        for first in range(0, len(names), PART_ROWS):
+            part = slice(first, first + PART_ROWS)
+            yield Part(names[part], questions[part])
+        return
     if file.is_dir():
         raise InvalidInput(f"{file}: is a folder; name a .jsonl file of questions in it")
     if not file.is_file():
@@ -158,6 +168,30 @@ def kilt_lines_of(batch: Batch, *, documents: int) -> Iterator[bytes]:
             "error": _of(batch, "error", row),
         }
         text = json.dumps(_plain(values), ensure_ascii=False, allow_nan=False)
+        yield text.encode("utf-8", "backslashreplace") + b"\n"
+
+
+def mined_lines_of(batch: Batch) -> Iterator[bytes]:
+    r"""One training example a row, each with its ``\n``; ``error`` stands last.
+
+    Keys: ``id``, ``question``, ``positives`` and ``negatives`` (ids of passages, as the stage
+    ``rag.training.mine.Negatives`` told them apart, in the order of the ranking), where a stage
+    after it scored them ``positive_scores`` and ``negative_scores``, and ``error``.
+    """
+    found = _documents(batch, sys.maxsize, texts=False)
+    for row in range(len(batch)):
+        hits = found[row]
+        good = batch["documents"].evidence["positive"] if hits else ()
+        start = int(batch["documents"].offsets[row]) if hits else 0
+        sides = {
+            name: [hit for at, hit in enumerate(hits, start) if good[at] == wanted]
+            for name, wanted in (("positive", True), ("negative", False))
+        }
+        values = {"id": batch.ids[row], "question": batch["question"][row]}
+        values |= {f"{name}s": [hit["id"] for hit in side] for name, side in sides.items()}
+        if not any(math.isnan(hit["score"]) for hit in hits):
+            values |= {f"{name}_scores": [h["score"] for h in side] for name, side in sides.items()}
+        text = json.dumps(_plain({**values, "error": _of(batch, "error", row)}), ensure_ascii=False)
         yield text.encode("utf-8", "backslashreplace") + b"\n"
 
 

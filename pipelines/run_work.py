@@ -14,7 +14,7 @@ from rag.collection import Snapshot, manifest
 from rag.errors import Conflict
 from rag.pipeline import OnError, Pipeline
 from rag.pipelines import run_key, run_parts
-from rag.pipelines.run_rows import Part, kilt_lines_of, lines_of
+from rag.pipelines.run_rows import Form, Part, kilt_lines_of, lines_of, mined_lines_of
 from rag.stage import Stage
 
 
@@ -33,7 +33,7 @@ class Spec:
         seed: of each part.
         documents: passages that are written of each row.
         texts: whether their texts are.
-        kilt: whether the lines are predictions of KILT.
+        form: of the lines.
     """
 
     stages: tuple[tuple[str, Any], ...]
@@ -45,7 +45,7 @@ class Spec:
     seed: int
     documents: int
     texts: bool
-    kilt: bool
+    form: Form
 
     def at(self, number: int) -> Spec:
         """The same job, pinned to a manifest."""
@@ -83,8 +83,10 @@ class Worker:
             # Stages opened the newest manifests; unless these are newer now, they were the same.
             _check_others(spec, self._pipeline.stages)
             self._fresh = False
-        if spec.kilt:
+        if spec.form == "kilt":
             lines = kilt_lines_of(after, documents=spec.documents)
+        elif spec.form == "mined":
+            lines = mined_lines_of(after)
         else:
             lines = lines_of(after, documents=spec.documents, texts=spec.texts)
         return run_parts.publish(task.folder, task.key, b"".join(lines))

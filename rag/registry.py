@@ -51,7 +51,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sparse": "rag.indexers.sparse:Sparse",
     },
     "objectives": {
+        "bi_encoder": "rag.training.bi_encoder:BiEncoder",
+        "dupmae": "rag.training.dupmae:DupMAE",
         "seal": "rag.training.seal:Seal",
+        "vdr": "rag.training.vdr:VDR",
     },
 }
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rag.cli import ask, collections, evaluate, files, run
+from rag.cli import mine as mining
 from rag.cli import train as training
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ for command in (
     ask.ask,
     evaluate.evaluate,
     run.run,
+    mining.mine,
     training.train,
     collections.info,
     collections.verify,

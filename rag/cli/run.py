@@ -52,7 +52,8 @@ def run(
     """  # noqa: D301
     from rag.pipelines.run_job import run_file
 
-    options: dict[str, Any] = {"workers": workers, "seed": seed, "kilt": kilt}
+    form = "kilt" if kilt else "answers"
+    options: dict[str, Any] = {"workers": workers, "seed": seed, "form": form}
     with loaded(pipeline, collection) as opened, progress() as tell:
         done = run_file(
             questions, out, opened, documents=documents, texts=texts, progress=tell, **options
