@@ -7,6 +7,7 @@ A pipeline file::
     description: ...         # optional
     collection: ./wiki       # optional; ./ and ../ start at the file's folder, others at the
                              # current one
+    spread: {shards: 4}      # optional; by how many actors of a Ray cluster it is searched
     on_error: keep           # optional; keep fills the error of a row that fails, stop raises
     stages:
       - bm25: {top_k: 100}   # a name with settings
@@ -31,6 +32,7 @@ from rag.pipelines.report import Report
 from rag.pipelines.stages import Checked, Scope, read_stages, relative
 from rag.pipelines.validate import Spot, closest, shown, validated
 from rag.pipelines.yaml_nodes import MAX_BYTES, Node, parse
+from rag.spread import Spread
 from rag.stage import Stage
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ class PipelineFile(BaseModel):
         None,
         description="The folder of the collection; ./ and ../ start at the file's folder.",
         min_length=1,
+    )
+    spread: Spread | None = Field(
+        None, description="Search the collection by actors of a Ray cluster (docs/ray.md)."
     )
     on_error: Literal["keep", "stop"] = Field(
         "keep", description="keep fills the error of a row that fails and goes on; stop raises."
@@ -83,7 +88,8 @@ def load_pipeline(
         raise InvalidFile(report.problems)
     if collection is None and head.collection is not None:
         collection = relative(head.collection, path.parent)
-    return Pipeline(stages, collection, on_error=head.on_error, name=head.name or path.stem)
+    name = head.name or path.stem
+    return Pipeline(stages, collection, on_error=head.on_error, name=name, spread=head.spread)
 
 
 def pipeline_parts(

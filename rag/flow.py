@@ -232,6 +232,11 @@ class SubPipeline(Stage, name="pipeline"):
         from rag.collection import Collection
 
         place = pipeline.collection
+        if pipeline.spread is not None:
+            raise InvalidInput(
+                f"pipeline {pipeline.name!r} is used as a stage and has 'spread'; give that to the "
+                "pipeline around it"
+            )
         if isinstance(place, Collection):
             place = place.path
         elif place is not None and not hasattr(place, "__fspath__") and not isinstance(place, str):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rag import ranking
     from rag.batch import Batch, Citation, Hit
     from rag.collection import Collection, Snapshot
+    from rag.spread import Spread
     from rag.streaming import Event
 
 OnError = Literal["keep", "stop"]
@@ -47,6 +48,7 @@ class Pipeline:
             searches; it is opened at the first question and pinned until ``close``.
         on_error: ``keep`` fills a failed row's ``error`` and goes on; ``stop`` raises.
         name: what tables call the pipeline.
+        spread: search the collection by actors of a Ray cluster, which start with it (docs/ray.md).
 
     Raises:
         MissingColumn: a stage reads a column that no earlier stage writes.
@@ -60,6 +62,7 @@ class Pipeline:
         *,
         on_error: OnError = "keep",
         name: str = "pipeline",
+        spread: Spread | None = None,
     ) -> None:
         """Check the stages and the columns that they pass on."""
         if not stages:
@@ -71,6 +74,7 @@ class Pipeline:
         self.collection = collection
         self.on_error = on_error
         self.name = name
+        self.spread = spread
         self.columns = columns_after(self.stages, Columns())
         self._lock = threading.Lock()
         self._context: Context | None = None
@@ -225,6 +229,8 @@ class Pipeline:
             if self._context is None:
                 context = Context(_snapshot(self.collection))
                 try:
+                    if self.spread is not None:
+                        context.spread(self.spread)
                     self._chain = Chain.open(self.stages, context)
                 except BaseException:
                     context.close()

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from rag import ranking
     from rag.batch import Batch
     from rag.collection import Snapshot
+    from rag.spread import Spread
 
 __all__ = ["Columns", "Context", "Run", "Stage", "Step", "reason"]
 
@@ -206,6 +207,26 @@ class Context:
             )
         # One without indexes (rag.testing.MemorySnapshot) serves the stages that read passages.
         return cast("Snapshot", self._snapshot)
+
+    def spread(self, settings: Spread) -> None:
+        """From now on search the snapshot that was given by actors, until this context closes.
+
+        Raises:
+            InvalidInput: there is none, or it is spread already, or it has too few segments.
+        """
+        from rag.collection import Snapshot
+        from rag.collection.spread import opened
+
+        there = self.snapshot()
+        if type(there) is not Snapshot:
+            raise InvalidInput(
+                f"spread: found {type(there).__name__}, expected a collection's own snapshot; "
+                "leave 'spread' out where one is given that is spread already"
+            )
+        key = ("spread", there.path.resolve(), there.identity, settings)
+        self._snapshot = self.get(
+            key, lambda: opened(there.path, there.manifest, **settings.model_dump())
+        )
 
     def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
         """The shared value of ``key``; ``load()`` makes it when nobody holds it yet."""

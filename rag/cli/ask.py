@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rag.cli.output import JsonFlag, console, print_json
+from rag.cli.spread import OfPartial, OfRay, OfShards
 
 if TYPE_CHECKING:
     from rag.batch import Batch
@@ -67,6 +68,9 @@ def search(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show what each word (bm25) or n-gram (seal) adds.")
     ] = False,
+    ray: OfRay = None,
+    shards: OfShards = None,
+    partial: OfPartial = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Print the best passages for a question, the words that match in bold.
@@ -77,12 +81,15 @@ def search(
       rag search '"discovered oxygen" chem*' -c wiki --syntax phrases --explain
       rag search "who discovered oxygen" -c wiki -p mine.yaml -k 5 --json
       rag search "who discovered oxygen" -c wiki -p seal --explain
+      rag search "who discovered oxygen" -c wiki --ray local --shards 4
     """  # noqa: D301
     from rag.cli import hits as shown
     from rag.cli import narrow
+    from rag.cli import spread as spreading
     from rag.cli.written import Written
 
-    with loaded(pipeline, collection, top_k=k, where=where, syntax=syntax) as opened:
+    found = loaded(pipeline, collection, top_k=k, where=where, syntax=syntax)
+    with spreading.spread(found, ray, shards, partial) as opened:
         batch, row = _row(opened, question)
         hits = list(row.get("documents") or ())[:k]
         if where is not None:
@@ -92,6 +99,8 @@ def search(
         explained = None
         if explain:
             explained = _explained(opened, batch, asked, written, len(hits))
+    lacking = row.get("partial")
+    spreading.warn(lacking)
     by = asked or written
     marked = None if by is None else by.highlights
     if as_json:
@@ -102,7 +111,8 @@ def search(
             value |= {"highlights": plain(marked(hit))} if marked is not None else {}
             value |= {"explain": plain(explained[place])} if explained is not None else {}
             value |= {"evidence": written.evidence(place)} if explain and written else {}
-        print_json(said)
+        may_be = spreading.may_be_partial(found)
+        print_json({"partial": lacking, "documents": said} if may_be else said)
     elif not hits:
         print(_NONE[asked is not None] if where is None else _NOTHING[asked is not None])
     else:
@@ -152,6 +162,9 @@ def ask(
     pipeline: WithPipeline = None,
     where: OfWhere = None,
     syntax: OfSyntax = None,
+    ray: OfRay = None,
+    shards: OfShards = None,
+    partial: OfPartial = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Answer a question, with citations.
@@ -163,11 +176,14 @@ def ask(
       rag ask "Who discovered oxygen?" -c wiki -p bm25-extract
       rag ask "Who discovered oxygen?" -c wiki -p bm25-qa --json
       rag ask "Who discovered oxygen?" -c wiki --where '{lang: en}'
+      rag ask "Who discovered oxygen?" -c wiki -p mine.yaml --ray 10.0.0.5:6379 --shards 4
     """  # noqa: D301
     from rag.cli import narrow
+    from rag.cli import spread as spreading
     from rag.errors import InvalidInput
 
-    with loaded(pipeline, collection, where=where, syntax=syntax) as opened:
+    found = loaded(pipeline, collection, where=where, syntax=syntax)
+    with spreading.spread(found, ray, shards, partial) as opened:
         if "answer" not in opened.columns.types:
             raise InvalidInput(
                 f"pipeline {opened.name!r} writes no answer; use bm25-extract, or add a reader"
@@ -175,11 +191,14 @@ def ask(
         answer, shown = _answered(opened, question, shows=not as_json and sys.stdout.isatty())
         if where is not None:
             narrow.check(answer.documents, opened, narrow.condition(where))
+    spreading.warn(answer.partial)
     if as_json:
         from rag.batch import as_json as plain
 
+        may_be = {"partial": answer.partial} if spreading.may_be_partial(found) else {}
         print_json(
-            {
+            may_be
+            | {
                 "question": question,
                 "answer": answer.text,
                 "citations": plain(answer.citations),

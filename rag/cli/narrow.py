@@ -56,6 +56,7 @@ def changed(pipeline: Pipeline, settings: Mapping[str, Any]) -> Pipeline:
         pipeline.collection,
         on_error=pipeline.on_error,
         name=pipeline.name,
+        spread=pipeline.spread,
     )
 
 
