@@ -11,7 +11,7 @@ a folder that every worker must see, and ``check()`` raises where a worker lacks
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -61,7 +61,6 @@ class Executor(Protocol):
         self,
         work: Callable[[Task], Receipt],
         tasks: Iterable[Task],
-        needs: Resources = PLAIN,
     ) -> Iterator[tuple[Task, Receipt]]:
         """Each task with its receipt, in the order in which they are done.
 
@@ -124,7 +123,6 @@ class Local:
         self,
         work: Callable[[Task], Receipt],
         tasks: Iterable[Task],
-        needs: Resources = PLAIN,
     ) -> Iterator[tuple[Task, Receipt]]:
         """Each task with its receipt, in order."""
         for task in tasks:
@@ -135,7 +133,10 @@ class Local:
 
 
 def executor(
-    workers: int | None = None, ray: str | None = None, progress: Progress = silent
+    workers: int | None = None,
+    ray: str | None = None,
+    progress: Progress = silent,
+    needs: Mapping[str, Resources] | None = None,
 ) -> Executor:
     """What a job runs on; whoever asks for it closes it.
 
@@ -145,6 +146,7 @@ def executor(
         ray: ``local`` or the address of a Ray cluster (``rag.ray_cluster.connect``), which is
             started or joined with the first task; None runs processes of this machine.
         progress: told how many workers there are, and how many ended before their time.
+        needs: what workers need on Ray, by the name of the function that they call.
 
     Raises:
         InvalidInput: fewer workers than one, or no address.
@@ -155,7 +157,7 @@ def executor(
     if ray is not None:
         from rag.jobs_ray import Actors
 
-        return Actors(ray, workers, progress)
+        return Actors(ray, workers, progress, needs or {})
     if workers in (None, 1):
         return Local()
     from rag.jobs_processes import Processes

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rag.errors import BackendFailed
-from rag.jobs import PLAIN, TRIES, Lost, Progress, Resources, TasksLost, label, silent
+from rag.jobs import TRIES, Lost, Progress, TasksLost, label, silent
 
 Task = TypeVar("Task")
 Receipt = TypeVar("Receipt")
@@ -97,7 +97,7 @@ class Pool(ABC):
         self._bad_starts = 0
 
     @abstractmethod
-    def start(self, needs: Resources) -> Worker:
+    def start(self) -> Worker:
         """A new worker; it says ``READY`` when it is."""
 
     @abstractmethod
@@ -105,14 +105,13 @@ class Pool(ABC):
         """Those that have something to say, after at most so many seconds."""
 
     @abstractmethod
-    def begin(self, work: Callable[[Any], Any], task: Any, needs: Resources) -> None:
+    def begin(self, work: Callable[[Any], Any], task: Any) -> None:
         """Called with the first task of a map, before it is handed out."""
 
     def map(
         self,
         work: Callable[[Task], Receipt],
         tasks: Iterable[Task],
-        needs: Resources = PLAIN,
     ) -> Iterator[tuple[Task, Receipt]]:
         """Each task with its receipt, in the order in which they are done."""
         source, waiting, again = iter(tasks), deque[_Turn](), deque[_Turn]()
@@ -127,13 +126,13 @@ class Pool(ABC):
                         more = False
                     else:
                         if not begun:
-                            self.begin(work, waiting[0].task, needs)
+                            self.begin(work, waiting[0].task)
                             begun = True
                 # While nothing was ever done, it is soon known whether anything can be.
                 self._hand_out(work, waiting, again, last=bool(done) and (more or bool(waiting)))
                 if not (more or waiting or again or self._busy):
                     break
-                self._grow(needs, len(waiting) + len(again))
+                self._grow(len(waiting) + len(again))
                 ahead = more and len(waiting) < self.workers
                 for worker in self.wait([*self._starting, *self._busy], 0 if ahead else 1.0):
                     for turn, receipt in self._taken(worker, again, lost):
@@ -189,12 +188,12 @@ class Pool(ABC):
                 continue
             self._busy[worker] = turn
 
-    def _grow(self, needs: Resources, waiting: int) -> None:
+    def _grow(self, waiting: int) -> None:
         wanted = min(
             waiting - len(self._starting) - len(self._idle), self.workers - len(self._crew)
         )
         for _ in range(wanted):
-            self._starting.append(self.start(needs))
+            self._starting.append(self.start())
 
     def _shrink(self) -> None:
         now = time.monotonic()

@@ -12,7 +12,6 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from rag.errors import BackendFailed
-from rag.jobs import Resources
 from rag.jobs_pool import READY, Died, Pool, Said, Worker, said, unpacked
 
 PATIENCE = 10.0
@@ -26,13 +25,13 @@ class Processes(Pool):
     run here. A script that uses them guards its own start with ``if __name__ == "__main__":``.
     """
 
-    def begin(self, work: Callable[[Any], Any], task: Any, needs: Resources) -> None:
+    def begin(self, work: Callable[[Any], Any], task: Any) -> None:
         """Nothing is asked of this machine."""
 
     def close(self) -> None:
         """Processes end with each step."""
 
-    def start(self, needs: Resources) -> Worker:
+    def start(self) -> Worker:
         """A new process."""
         return Process()
 

@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -41,12 +41,16 @@ class Actors(Pool):
     """
 
     def __init__(
-        self, address: str, workers: int | None = None, progress: Progress = silent
+        self,
+        address: str,
+        workers: int | None = None,
+        progress: Progress = silent,
+        needs: Mapping[str, Resources] | None = None,
     ) -> None:
         """Remember the settings; InvalidInput where ``address`` is none."""
         check_address(address)
         super().__init__(workers or 1, progress)
-        self.address, self._asked = address, workers
+        self.address, self._asked, self._of_work = address, workers, needs or {}
         self._ray: Any = None
         self._stack = ExitStack()
         self._nodes: dict[str, Node] = {}
@@ -55,9 +59,10 @@ class Actors(Pool):
         self._needs = PLAIN
         self._sized = self._placed = 0.0
 
-    def begin(self, work: Callable[[Any], Any], task: Any, needs: Resources) -> None:
+    def begin(self, work: Callable[[Any], Any], task: Any) -> None:
         """Connect, and ask every node whether it can do such tasks, unless that is known."""
         check_importable([work, type(task)], "Ray")
+        needs = self._of_work.get(work.__name__, PLAIN)
         if needs != self._needs:
             self._end_idle()
             self._needs = needs
@@ -72,8 +77,9 @@ class Actors(Pool):
         if self.address == LOCAL and not alive(self._ray, needs):
             raise self._no_room()
 
-    def start(self, needs: Resources) -> Worker:
+    def start(self) -> Worker:
         """A new actor; it is placed by what it needs, and away from nodes that failed."""
+        needs = self._needs
         options: dict[str, Any] = {"num_cpus": needs.cpus, "num_gpus": needs.gpus}
         options |= {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
         if needs.memory:

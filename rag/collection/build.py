@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from rag import registry
 from rag.collection import folders
-from rag.collection.kinds import EncodedKind, PlainKind
+from rag.collection.kinds import EncodedKind, Pinned, PlainKind
 from rag.collection.manifest import SegmentEntry
 from rag.collection.partitions import partition_key
 from rag.collection.segments import FORMAT, write_segment
@@ -80,17 +80,45 @@ class Range:
     rows: int
 
 
+class InCollection:
+    """What executors ask of a task (``rag.jobs``): the folder that workers must see."""
+
+    collection: Path
+
+    @property
+    def shared(self) -> Path:
+        """Where unfinished work lies."""
+        return self.collection / WORK
+
+
 @dataclass(frozen=True)
-class PieceTask:
+class PieceTask(InCollection):
     """Build of one partition what these indexes need."""
 
     collection: Path
     piece: Piece
     indexes: Settings
 
+    @property
+    def label(self) -> str:
+        """Which passages, by their ids."""
+        try:
+            ids = self.piece.read()["id"]
+        except Damaged:
+            return f"partition {self.piece.key}"
+        if len(ids) == 1:
+            return f"passage {ids[0].as_py()!r}"
+        return f"{len(ids):,} passages, {ids[0].as_py()!r} to {ids[-1].as_py()!r}"
+
+    def check(self) -> None:
+        """Raise where this machine lacks a package or a model that building needs."""
+        for index in self.indexes:
+            if isinstance(kind := index.kind, Pinned):
+                kind.pinned()
+
 
 @dataclass(frozen=True)
-class SegmentTask:
+class SegmentTask(InCollection):
     """Build a segment of these pieces in the ``collection``, its plain indexes and its vectors.
 
     ``folder`` names the segment where it is there already and only indexes are missing. ``copy``
@@ -114,9 +142,14 @@ class SegmentTask:
             return key_in(self.folder)
         return segment_key(self.pieces, self.copy)
 
+    @property
+    def label(self) -> str:
+        """How large."""
+        return f"a segment of {sum(piece.rows for piece in self.pieces):,} passages"
+
 
 @dataclass(frozen=True)
-class IndexTask:
+class IndexTask(InCollection):
     """Build an encoded index of a segment from the folder of its ``vectors``."""
 
     collection: Path
@@ -127,6 +160,11 @@ class IndexTask:
     def key(self) -> str:
         """The key of the index."""
         return encoded_key(self.index, self.vectors)
+
+    @property
+    def label(self) -> str:
+        """Which index, over which vectors."""
+        return f"index {self.index.name} over {self.vectors}"
 
 
 @dataclass(frozen=True)

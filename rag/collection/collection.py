@@ -21,10 +21,11 @@ from rag.collection.kinds import INDEX_NAME, EncodedKind, IndexKind, Pinned, Pla
 from rag.collection.manifest import IndexEntry, Manifest
 from rag.collection.partitions import SEGMENT_ROWS
 from rag.collection.snapshot import Snapshot
+from rag.collection.steps import by_work, running
 from rag.collection.verify import verify
 from rag.collection.writing import Done, Job, commit_after
 from rag.errors import Damaged, InvalidInput
-from rag.jobs import Progress, executor, silent
+from rag.jobs import Progress, Resources, executor, silent
 from rag.passages import ARROW_TYPES, RESERVED, FieldType
 from rag.ranking import Hit, Ranking
 from rag.sources import Reader, Source, Split
@@ -108,7 +109,9 @@ class Collection:
         indexes: Mapping[str, IndexKind] | None = None,
         pipeline: str | None = None,
         segment_rows: int = SEGMENT_ROWS,
-        workers: int = 1,
+        workers: int | None = None,
+        ray: str | None = None,
+        resources: Mapping[str, Resources] | None = None,
         progress: Progress = silent,
     ) -> tuple[Collection, Done]:
         """Make the collection in the folder ``path`` equal ``source``.
@@ -125,7 +128,10 @@ class Collection:
                 ``Lexical()`` called ``lexical``.
             pipeline: the default pipeline, by name or file.
             segment_rows: the most passages in a segment. Fewer mean less memory while building.
-            workers: processes that build.
+            workers: processes that build; default: this one alone, and on Ray as many as there is
+                room for.
+            ray: build on a Ray cluster: ``local``, or the address of one (docs/ray.md).
+            resources: what workers need in the steps ``index``, ``merge``, ``train``, ``build``.
             progress: called as the work goes on.
 
         Returns:
@@ -135,10 +141,11 @@ class Collection:
             BadRow: a row cannot be indexed; nothing has changed.
             Conflict: another job is writing here.
         """
-        collection = cls(Path(path))
-        job = _job(workers, progress, segment_rows)
+        collection = cls(_place(path, ray))
+        job = _job(workers, ray, progress, segment_rows, resources)
         began = time.monotonic()
         with (
+            running(job),
             leases.writing(collection.path, rewrites=True),
             as_source(collection.path, source, {}) as resolved,
         ):
@@ -162,7 +169,8 @@ class Collection:
         on_existing: OnExisting = "fail",
         on_bad: Literal["stop", "skip"] = "stop",
         segment_rows: int = SEGMENT_ROWS,
-        workers: int = 1,
+        workers: int | None = None,
+        ray: str | None = None,
         progress: Progress = silent,
     ) -> Done:
         """Add the documents of ``source`` as new segments, in one commit.
@@ -177,14 +185,15 @@ class Collection:
             InvalidInput: a document is there already and ``on_existing`` is ``fail``.
             Conflict: another job is writing here.
         """
-        job = _job(workers, progress, segment_rows)
+        job = _job(workers, ray, progress, segment_rows)
+        place = _place(self.path, ray)
         began = time.monotonic()
-        with leases.writing(self.path):
+        with running(job), leases.writing(self.path):
             current = manifest.read(self.path)
             with as_source(self.path, source, current.mapping) as resolved:
                 resolved = resolved.model_copy(update={"on_bad": on_bad})
                 reader, bad_file = self._reader(resolved, current)
-                done = add(self.path, reader, on_existing, job)
+                done = add(place, reader, on_existing, job)
                 done = _with_bad(done, reader, bad_file)
                 self._log(done, began, source=resolved.path, job="add")
         return done
@@ -194,7 +203,9 @@ class Collection:
         indexes: Mapping[str, IndexKind],
         *,
         retrain: bool = False,
-        workers: int = 1,
+        workers: int | None = None,
+        ray: str | None = None,
+        resources: Mapping[str, Resources] | None = None,
         progress: Progress = silent,
     ) -> Done:
         """Build further ``indexes`` (name to kind) of the passages that are there.
@@ -205,7 +216,9 @@ class Collection:
             indexes: name to kind.
             retrain: have those that are there already and were trained (``IVF…``) learn anew from
                 all passages, after many were added.
-            workers: processes that build.
+            workers: processes that build, as in ``build``.
+            ray: a Ray cluster to build on, as in ``build``.
+            resources: what workers need, as in ``build``.
             progress: called as the work goes on.
 
         Raises:
@@ -213,11 +226,12 @@ class Collection:
             Damaged: a segment is damaged.
             Conflict: another job is writing here.
         """
-        job = _job(workers, progress, SEGMENT_ROWS)
+        job = _job(workers, ray, progress, SEGMENT_ROWS, resources)
+        place = _place(self.path, ray)
         began = time.monotonic()
-        with leases.writing(self.path, rewrites=True):
+        with running(job), leases.writing(self.path, rewrites=True):
             wanted = _entries(indexes)
-            done = index_job.add_indexes(self.path, wanted, job, retrain=retrain)
+            done = index_job.add_indexes(place, wanted, job, retrain=retrain)
             self._log(done, began, job="add_index", indexes=sorted(indexes))
         return done
 
@@ -244,13 +258,15 @@ class Collection:
         self,
         *,
         segment_rows: int = SEGMENT_ROWS,
-        workers: int = 1,
+        workers: int | None = None,
+        ray: str | None = None,
         progress: Progress = silent,
     ) -> Done:
         """Merge small segments and drop deleted rows; statistics are then a fresh build's."""
+        job = _job(workers, ray, progress, segment_rows)
         began = time.monotonic()
-        with leases.writing(self.path, rewrites=True):
-            done = compact(self.path, _job(workers, progress, segment_rows))
+        with running(job), leases.writing(self.path, rewrites=True):
+            done = compact(_place(self.path, ray), job)
             self._log(done, began, job="compact")
         return done
 
@@ -359,10 +375,22 @@ class Collection:
         )
 
 
-def _job(workers: int, progress: Progress, segment_rows: int) -> Job:
+def _job(
+    workers: int | None,
+    ray: str | None,
+    progress: Progress,
+    segment_rows: int,
+    resources: Mapping[str, Resources] | None = None,
+) -> Job:
     if segment_rows < 1:
         raise InvalidInput(f"segment rows: found {segment_rows}, expected 1 or more")
-    return Job(executor(workers), progress, segment_rows)
+    needs = by_work(resources or {})
+    return Job(executor(workers, ray, progress, needs), progress, segment_rows)
+
+
+def _place(path: str | Path, ray: str | None) -> Path:
+    """The folder as workers find it: those of Ray may run in another one."""
+    return Path(path) if ray is None else Path(path).absolute()
 
 
 def _entries(indexes: Mapping[str, IndexKind]) -> dict[str, IndexEntry]:

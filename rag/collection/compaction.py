@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rag.collection import folders, manifest
 from rag.collection.build import (
     Built,
+    InCollection,
     IndexTask,
     Settings,
     aside,
@@ -170,7 +171,7 @@ def _compaction(collection: Path, old: Manifest, run: Sequence[int]) -> CompactT
 
 
 @dataclass(frozen=True)
-class CompactTask:
+class CompactTask(InCollection):
     """Rewrite a run of segments as one, without their deleted rows.
 
     ``folders`` are the segments' in order, ``deleted`` the hidden rows of each (None for none),
@@ -186,6 +187,11 @@ class CompactTask:
     indexes: Settings
     index_folders: dict[str, tuple[str, ...]]
     vectors: dict[str, tuple[str, ...]]
+
+    @property
+    def label(self) -> str:
+        """How much is merged."""
+        return f"{len(self.folders)} segments of {sum(self.rows):,} passages"
 
 
 def build_compacted(task: CompactTask) -> Built:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.collection import folders
-from rag.collection.build import Built, IndexSpec, SegmentTask, aside, key_in
+from rag.collection.build import Built, InCollection, IndexSpec, SegmentTask, aside, key_in
 from rag.collection.kinds import TrainedKind
 from rag.collection.writing import Job
 from rag.errors import Damaged
@@ -20,13 +20,18 @@ SEED = 1
 
 
 @dataclass(frozen=True)
-class TrainTask:
+class TrainTask(InCollection):
     """Train an index on a sample of the vectors of all segments: their folders and rows."""
 
     collection: Path
     index: IndexSpec
     key: str
     vectors: tuple[tuple[str, int], ...]
+
+    @property
+    def label(self) -> str:
+        """Which index."""
+        return f"what index {self.index.name} learns"
 
 
 def trained(
