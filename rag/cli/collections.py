@@ -380,7 +380,11 @@ def info(
         table.add_row(f"field {name}", kind)
     for name, entry in facts["indexes"].items():
         settings = ", ".join(f"{key}: {value}" for key, value in entry["settings"].items())
-        table.add_row(f"index {name}", f"{entry['type']} ({settings}), {entry['bytes']:,} bytes")
+        sizes = [f"{entry['bytes']:,} bytes"]
+        for part in ("vectors", "trained"):
+            size = entry[f"{part}_bytes"]
+            sizes += [f"{part} {size:,}"] if size else []
+        table.add_row(f"index {name}", f"{entry['type']} ({settings}), {', '.join(sizes)}")
     table.add_row("segments", str(len(facts["segments"])))
     for entry in facts["segments"][:20]:
         deleted = f", {entry['deleted']:,} deleted" if entry["deleted"] else ""
