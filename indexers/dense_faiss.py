@@ -1,7 +1,15 @@
-"""FAISS, imported where it is used: indexes of one segment that need no training."""
+"""FAISS, imported where it is used: training, writing, reading and asking indexes of segments.
+
+What FAISS finds are candidates: the searcher scores them anew by the vectors that the collection
+keeps. So a factory needs no ``Refine(…)``, which would keep the vectors a second time: it may be
+named, as FAISS's own examples do, and is left away.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distributions
 from pathlib import Path
 from typing import Any
@@ -15,6 +23,26 @@ WHEELS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu12", "faiss-c
 """Distributions that all bring the module ``faiss``: with two of them, one has overwritten it."""
 AT_ONCE = 65_536
 """Rows that are added at a time."""
+EACH = 64
+"""Rows of a sample for each list of IVF; FAISS's advice is 39 to 256."""
+SAMPLE = 65_536
+"""Rows of a sample at the least: 256 for each code of a product quantizer."""
+KINDS = (
+    "IndexFlat",
+    "IndexHNSW",
+    "IndexIVFFlat",
+    "IndexIVFPQ",
+    "IndexIVFPQFastScan",
+    "IndexIVFScalarQuantizer",
+    "IndexPQ",
+    "IndexPQFastScan",
+    "IndexScalarQuantizer",
+)
+_REFINE = re.compile(r",\s*(RFlat|Refine\(.*\))\s*$")
+_USE = (
+    "use Flat (exact), HNSW32, or IVF with Flat, SQ8, PQ48 or PQ48x4fs (IVF1024,PQ48x4fs), one of "
+    "these without IVF, or after OPQ or PCA"
+)
 
 
 def library() -> Any:
@@ -42,21 +70,41 @@ def library() -> Any:
 
 
 def check(factory: str, dimensions: int, similarity: str) -> None:
-    """Raise InvalidInput where FAISS knows no such index, or it needs training."""
-    _empty(factory, dimensions, similarity)
+    """Raise InvalidInput where FAISS makes no such index, or it has no use here."""
+    _empty(factory, dimensions)
 
 
 def training_rows(factory: str, dimensions: int, similarity: str) -> int:
-    """On how many vectors an index is trained at most; 0 where it needs no training."""
-    _empty(factory, dimensions, similarity)
-    return 0
+    """On how many rows an index is trained at most; 0 where it needs no training."""
+    if factory == "Flat":
+        return 0
+    index = _empty(factory, dimensions)
+    if index.is_trained:
+        return 0
+    return max(SAMPLE, EACH * int(getattr(inner(index), "nlist", 0)))
 
 
 def train(
     vectors: NDArray[np.float32], factory: str, similarity: str, seed: int, file: Path
 ) -> None:
-    """Write an empty index that has learnt from ``vectors``, (s, d) float32."""
-    raise NotImplementedError
+    """Write an index without rows, trained on ``vectors``, (s, d) float32.
+
+    One thread, so that the same vectors and seed give the same bytes.
+
+    Raises:
+        InvalidInput: there are too few vectors.
+    """
+    faiss = library()
+    index = _empty(factory, vectors.shape[1])
+    least = _least(index)
+    if len(vectors) < least:
+        raise InvalidInput(
+            f"factory {factory!r} is trained on {least:,} rows at least, and there are "
+            f"{len(vectors):,}; use Flat, HNSW32, or fewer lists and codes"
+        )
+    with _prepared(index, seed), _one_thread(faiss):
+        index.train(np.ascontiguousarray(vectors))
+    file.write_bytes(faiss.serialize_index(index).data)
 
 
 def write(
@@ -68,23 +116,33 @@ def write(
 ) -> None:
     """Write the index of ``vectors``, (n, d) float32, in the form for CPUs.
 
-    ``trained`` is the empty index that it begins with, where it needs training.
-
     One thread adds them, in order: several would make other graphs from run to run.
+
+    Args:
+        vectors: those of the segment, in order.
+        factory: FAISS's name of the index.
+        similarity: ``cosine`` or ``dot``; vectors are compared by the inner product in both.
+        file: what is written.
+        trained: what ``train`` wrote, where the factory needs training.
+
+    Raises:
+        InvalidInput: ``trained`` is lacking, or of other vectors.
+        Damaged: it cannot be read.
     """
     faiss = library()
-    index = _empty(factory, vectors.shape[1], similarity)
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
+    if trained is None:
+        index = _empty(factory, vectors.shape[1])
+    else:
+        index = read(trained, (0, vectors.shape[1]), mapped=False)
+    if not index.is_trained:
+        raise InvalidInput(f"factory {factory!r} needs training, and nothing is trained")
+    with _one_thread(faiss):
         for start in range(0, len(vectors), AT_ONCE):
             index.add(np.ascontiguousarray(vectors[start : start + AT_ONCE]))
-    finally:
-        faiss.omp_set_num_threads(threads)
     file.write_bytes(faiss.serialize_index(index).data)
 
 
-def read(file: Path, shape: tuple[int, ...]) -> Any:
+def read(file: Path, shape: tuple[int, ...], *, mapped: bool = True) -> Any:
     """The index of a file, for vectors of this ``shape``, mapped where its type can be.
 
     Raises:
@@ -92,16 +150,25 @@ def read(file: Path, shape: tuple[int, ...]) -> Any:
     """
     faiss = library()
     try:
-        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except RuntimeError as error:
         first = str(error).strip().splitlines()[0]
         raise Damaged(f"{file}: is damaged: {first}; run `rag verify`, then `rag index`") from error
     if (index.ntotal, index.d) != shape:
         raise Damaged(
             f"{file}: is damaged: it holds {index.ntotal} vectors of {index.d} dimensions, "
-            f"vectors.npy {shape}; run `rag verify`, then `rag index` again"
+            f"expected {shape}; run `rag verify`, then `rag index` again"
         )
     return index
+
+
+def inner(index: Any) -> Any:
+    """The index that searches, without the changes of vectors before it (OPQ, PCA)."""
+    faiss = library()
+    found = faiss.downcast_index(index)
+    while isinstance(found, faiss.IndexPreTransform):
+        found = faiss.downcast_index(found.index)
+    return found
 
 
 def search(
@@ -112,9 +179,15 @@ def search(
     settings: dict[str, Any] = {}
     if keep is not None:
         settings["sel"] = faiss.IDSelectorBitmap(np.packbits(keep, bitorder="little"))
-    if _is_hnsw(index):
+    own = inner(index)
+    if isinstance(own, faiss.IndexPQ | faiss.IndexPQFastScan):  # they take no selector
+        _, rows = index.search(queries, k if keep is None else index.ntotal)
+        return rows if keep is None else _kept(rows, keep, k)
+    if isinstance(own, faiss.IndexHNSW):
         # A graph is to look at more candidates than rows are asked for.
         params = faiss.SearchParametersHNSW(efSearch=max(64, 2 * k), **settings)
+    elif hasattr(own, "nlist"):
+        params = faiss.SearchParametersIVF(nprobe=max(16, own.nlist // 16), **settings)
     else:
         params = faiss.SearchParameters(**settings)
     _, rows = index.search(queries, k, params=params)
@@ -122,23 +195,102 @@ def search(
     return found
 
 
-def _is_hnsw(index: Any) -> bool:
-    return hasattr(index, "hnsw")
+def _kept(rows: NDArray[np.int64], keep: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
+    """The first ``k`` kept rows of each query, (q, k); -1 for none."""
+    shown = (rows >= 0) & keep[rows]
+    order = np.argsort(~shown, axis=1, kind="stable")[:, :k]
+    found: NDArray[np.int64] = np.where(
+        np.take_along_axis(shown, order, 1), np.take_along_axis(rows, order, 1), -1
+    )
+    return found
 
 
-def _empty(factory: str, dimensions: int, similarity: str) -> Any:
+def _empty(factory: str, dimensions: int) -> Any:
+    """The index of a factory, neither trained nor filled."""
     faiss = library()
+    if re.search(r"(^|,)IDMap2?(,|$)", factory):
+        raise InvalidInput(
+            f"factory {factory!r}: IDMap gives rows numbers of their own, and a segment "
+            "numbers its rows; leave IDMap away"
+        )
+    if factory.startswith("B") and not factory.startswith("Binary"):
+        raise InvalidInput(f"factory {factory!r} is for vectors of bits; {_USE}")
     try:
-        index = faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(
+            dimensions, _REFINE.sub("", factory), faiss.METRIC_INNER_PRODUCT
+        )
     except RuntimeError as error:
         said = str(error).strip().splitlines()[-1]
         raise InvalidInput(
             f"factory {factory!r}: FAISS makes no index of it for {dimensions} dimensions ({said})"
         ) from error
-    allowed = (faiss.IndexFlat, faiss.IndexHNSW, faiss.IndexScalarQuantizer)
-    if not index.is_trained or not isinstance(index, allowed):
-        raise InvalidInput(
-            f"factory {factory!r} needs training, or vectors that are changed first, which is not "
-            "there yet; use Flat (exact), HNSW32 or another HNSW, SQfp16 or SQbf16"
-        )
+    kinds = tuple(getattr(faiss, name) for name in KINDS)
+    if not isinstance(inner(index), kinds):
+        raise InvalidInput(f"factory {factory!r} is an index that is not supported here; {_USE}")
     return index
+
+
+@contextmanager
+def _prepared(index: Any, seed: int) -> Iterator[None]:
+    """Set what training draws at random, and leave away what it has no use for here."""
+    faiss = library()
+    kept: list[Any] = []
+    own = inner(index)
+    bits = own.pq.nbits if hasattr(own, "pq") else 8
+    for change in _changes(index):
+        if isinstance(change, faiss.OPQMatrix):
+            # Its own would have 8 bits a code, whatever the index has, and take hours.
+            kept.append(faiss.ProductQuantizer(change.d_out, change.M, bits))
+            _quiet(kept[-1].cp, seed)
+            change.pq = kept[-1]  # a pointer to what lives until the index is trained
+    if hasattr(own, "cp"):
+        _quiet(own.cp, seed)
+    if hasattr(own, "pq"):
+        _quiet(own.pq.cp, seed)
+    if hasattr(own, "do_polysemous_training"):
+        # It orders codes for a comparison by bits, which is not used, and takes the most time.
+        own.do_polysemous_training = False
+    yield
+
+
+def _quiet(settings: Any, seed: int) -> None:
+    """Set the seed of a k-means, and no warning for each where there are few rows."""
+    settings.seed = seed
+    settings.min_points_per_centroid = 1
+
+
+def _least(index: Any) -> int:
+    """The fewest rows on which FAISS trains an index."""
+    faiss = library()
+    own = inner(index)
+    found = [1, int(getattr(own, "nlist", 0))]
+    if hasattr(own, "pq"):
+        found.append(int(own.pq.ksub))
+    for change in _changes(index):
+        if isinstance(change, faiss.OPQMatrix):
+            found.append(1 << (own.pq.nbits if hasattr(own, "pq") else 8))
+        elif isinstance(change, faiss.PCAMatrix):
+            found.append(int(change.d_out))
+    return max(found)
+
+
+def _changes(index: Any) -> list[Any]:
+    """What changes vectors before they are searched (OPQ, PCA)."""
+    faiss = library()
+    found = []
+    index = faiss.downcast_index(index)
+    while isinstance(index, faiss.IndexPreTransform):
+        chain = index.chain
+        found += [faiss.downcast_VectorTransform(chain.at(i)) for i in range(chain.size())]
+        index = faiss.downcast_index(index.index)
+    return found
+
+
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)

@@ -241,8 +241,12 @@ def test_a_damaged_folder_is_named(tmp_path: Path) -> None:
 
 def test_factories_that_are_refused() -> None:
     pytest.importorskip("faiss")
-    for factory in ("IVF16,Flat", "PQ8", "SQ8", "OPQ8,Flat"):
-        with pytest.raises(InvalidInput, match="needs training"):
+    for factory, why in {
+        "IDMap,SQ8": "leave IDMap away",
+        "BFlat": "bits",
+        "LSH": "no index",
+    }.items():
+        with pytest.raises(InvalidInput, match=why):
             Dense(encoder="drawn", factory=factory).pinned()
     with pytest.raises(InvalidInput, match="FAISS makes no index of it"):
         Dense(encoder="drawn", factory="Nothing").pinned()
