@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag.compiled import kernel
+from rag.indexers._kernels_heap import push
 
 Arrays: TypeAlias = NDArray[Any]
 Number: TypeAlias = Any
@@ -75,44 +76,6 @@ def invert(
 
 
 @kernel
-def _sift(scores: Arrays, rows: Arrays, size: Number, score: Number, row: Number) -> None:
-    """Put a hit where the root was in a heap whose worst hit is the root, and order it again."""
-    at = np.int64(0)
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and (
-            scores[child + 1] < scores[child]
-            or (scores[child + 1] == scores[child] and rows[child + 1] > rows[child])
-        ):
-            child += 1
-        if score < scores[child] or (score == scores[child] and row > rows[child]):
-            break
-        scores[at], rows[at] = scores[child], rows[child]
-        at = child
-    scores[at], rows[at] = score, row
-
-
-@kernel
-def _push(scores: Arrays, rows: Arrays, size: Number, score: Number, row: Number) -> Number:
-    """Add a hit to a heap that holds ``size``, if it is among the best; the size then."""
-    if size == len(scores):
-        if score > scores[0] or (score == scores[0] and row < rows[0]):
-            _sift(scores, rows, size, score, row)
-        return size
-    at = size
-    while at > 0:
-        parent = (at - 1) >> 1
-        if score > scores[parent] or (score == scores[parent] and row < rows[parent]):
-            break
-        scores[at], rows[at] = scores[parent], rows[parent]
-        at = parent
-    scores[at], rows[at] = score, row
-    return size + 1
-
-
-@kernel
 def _score(query: Arrays, part: Any, row: Number) -> Number:
     """The product of a dense query with one row; four sums, always in the same order.
 
@@ -165,7 +128,7 @@ def _largest(
         for i in range(noted):
             row: Any = np.int64(seen[i])
             if sums[row] > 0 and row < n and (len(keep) == 0 or keep[row]):
-                size = _push(best, rows, size, sums[row], row)
+                size = push(best, rows, size, sums[row], row)
         return size
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
@@ -173,7 +136,7 @@ def _largest(
         if _any(sums[start:stop], least):
             for row in range(start, stop):
                 if sums[row] >= least and (len(keep) == 0 or keep[row]):
-                    size = _push(best, rows, size, sums[row], row)
+                    size = push(best, rows, size, sums[row], row)
     return size
 
 
@@ -221,7 +184,7 @@ def _exact(
         if np.isnan(score):
             return np.int64(BAD_VECTORS)
         if score > 0:
-            found = _push(scores, rows, found, score, base + first + row)
+            found = push(scores, rows, found, score, base + first + row)
         sums[row] = SCORED
     return found
 
@@ -266,7 +229,7 @@ def _window(
                 if np.isnan(score):
                     return np.int64(BAD_VECTORS)
                 if score > 0:
-                    found = _push(scores, rows, found, score, base + first + row)
+                    found = push(scores, rows, found, score, base + first + row)
         return found
     order = own[np.argsort(gain[:count])]  # what is worth most for each posting comes first
     noted = np.int64(0) if total <= LISTED else np.int64(-1)
@@ -374,25 +337,3 @@ def search(
         for i in range(low, high):
             query[terms[i]] = 0
     return np.int64(0)
-
-
-@kernel
-def sorted_hits(scores: Arrays, rows: Arrays, sizes: Arrays) -> tuple[Arrays, Arrays, Arrays]:
-    """The heaps of ``search`` as flat arrays, each query's best first; empties the heaps.
-
-    Returns:
-        (q + 1,) int64 where each query's hits lie; their rows and their scores.
-    """
-    offsets = np.zeros(len(sizes) + 1, np.int64)
-    for q in range(len(sizes)):
-        offsets[q + 1] = offsets[q] + sizes[q]
-    out_rows = np.empty(offsets[-1], np.int64)
-    out_scores = np.empty(offsets[-1], np.float32)
-    for q in range(len(sizes)):
-        end = offsets[q + 1]
-        for i in range(sizes[q]):
-            out_rows[end - 1 - i] = rows[q, 0]
-            out_scores[end - 1 - i] = scores[q, 0]
-            size = sizes[q] - 1 - i
-            _sift(scores[q], rows[q], size, scores[q, size], rows[q, size])
-    return offsets, out_rows, out_scores

@@ -303,7 +303,7 @@ class LexicalIndex:
         filters: _Filters,
     ) -> _Hits:
         """The hits of the queries from ``span``, as ``search`` gives them."""
-        from rag.indexers import _kernels_search
+        from rag.indexers import _kernels_heap, _kernels_search
 
         size = span[1] - span[0]
         scores, rows = np.empty((size, k), np.float32), np.empty((size, k), np.int64)
@@ -322,7 +322,7 @@ class LexicalIndex:
                 keep, kept.starts, kept.rows, kept.spans, kept.few, *room, scores, rows, sizes,
             )  # fmt: skip
         self._spare.append(room)
-        return _kernels_search.sorted_hits(scores, rows, sizes)
+        return _kernels_heap.sorted_hits(scores, rows, sizes)
 
 
 def _fences(part: postings.Postings) -> tuple[NDArray[np.uint64], int]:

@@ -80,7 +80,7 @@ class SparseIndex:
             InvalidInput: k is below 1, or queries or ``keep`` have another shape.
             Damaged: what a file says lies outside the index.
         """
-        from rag.indexers import _kernels_sparse
+        from rag.indexers import _kernels_heap, _kernels_sparse
 
         if k < 1:
             raise InvalidInput(f"k is {k}; expected at least 1")
@@ -112,7 +112,7 @@ class SparseIndex:
                 name = "starts" if starts else "offsets, columns or values"
                 raise damaged(place[not starts], f"what {name} says lies outside the index")
         self._work.room = work  # not where a search failed, which leaves it as it was then
-        return _kernels_sparse.sorted_hits(scores, rows, sizes)
+        return _kernels_heap.sorted_hits(scores, rows, sizes)
 
     def spread(self, ask: Ask) -> SpreadIndex:
         """This index with its segments searched by the shards that ``ask`` asks."""

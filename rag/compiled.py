@@ -12,7 +12,8 @@ write to, is refused: kernels are then compiled in each process, and a warning s
 
 Rules for a file of kernels (``_kernels*.py``), which is imported only when a kernel is needed:
 
-- a kernel calls only kernels of its own file, because the cache is keyed by that file's bytes;
+- a kernel calls only kernels of its own folder, because the cache is keyed by the bytes of that
+  folder's ``_kernels*.py`` (another file's name, by its own bytes alone);
 - no fastmath and no reduction over threads, so that a result does not depend on the machine.
 """
 
@@ -75,8 +76,9 @@ def kernel(function: F) -> F:
 def _folder_of(function: Callable[..., Any]) -> Path | None:
     """The cache folder for the kernels of ``function``'s file, or None where there is none.
 
-    Its name holds the digest of the file: numba's own check compares one stamp per function, and
-    two versions of a file used at the same time could overwrite each other's code.
+    Its name holds the digest of all that the code depends on: numba's own check compares one stamp
+    per function, and two versions of a file used at the same time could overwrite each other's
+    code.
     """
     import numba
 
@@ -86,8 +88,12 @@ def _folder_of(function: Callable[..., Any]) -> Path | None:
     kernels = usable(user_cache())
     if kernels is None:
         return None
-    digest = hashlib.sha256(source.read_bytes() + numba.__version__.encode()).hexdigest()
-    return kernels / digest[:16]
+    own = source.name.startswith("_kernels")
+    sources = sorted(source.parent.glob("_kernels*.py")) if own else [source]
+    digest = hashlib.sha256(numba.__version__.encode())
+    for file in sources:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return kernels / digest.hexdigest()[:16]
 
 
 def usable(base: Path) -> Path | None:

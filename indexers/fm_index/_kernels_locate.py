@@ -1,61 +1,18 @@
-"""Compiled loops that say where rows of an FM-index are, and read documents (``rag.compiled``).
-
-As in ``_kernels``, whose ``_rank`` is repeated here (a kernel calls only those of its own file),
-nothing is read or written outside the arrays, whatever they hold.
-"""
+"""Compiled loops that say where rows of an FM-index are, and read documents (``_kernels_rank``)."""
 
 from __future__ import annotations
 
 from typing import Any, TypeAlias
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from rag.compiled import kernel
+from rag.indexers.fm_index._kernels_rank import BAD_RANGE, DAMAGED, U0, U1, rank
 
 Arrays: TypeAlias = NDArray[Any]
 Number: TypeAlias = Any
 """A scalar; numba gives it its machine type."""
-
-DAMAGED = -1
-BAD_RANGE = -2
-
-U0, U1, U6, U7, U8, U10, U32, U63 = (np.uint64(i) for i in (0, 1, 6, 7, 8, 10, 32, 63))
-LOW = np.uint64(0xFFFFFFFF)
-TEN = np.uint64(1023)
-
-
-@intrinsic
-def _ones(typing: Any, word: Any) -> Any:
-    """How many bits of a uint64 are set, by the machine's instruction."""
-
-    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.ctpop(values[0])
-
-    return types.uint64(types.uint64), code
-
-
-@kernel
-def _rank(words: Arrays, base: Number, at: Number) -> Number:
-    """The ones before bit ``at`` of the level that begins at ``words[base]``; all uint64."""
-    word = at >> U6
-    block = word // U7
-    word -= block * U7
-    head_at = base + block * U8
-    head = words[head_at]
-    inside = (U1 << (at & U63)) - U1
-    whole = U0 - (word & U1)  # all bits, where the first word of the pair lies before ``at``
-    pair = word & ~U1
-    first = head_at + U1 + pair
-    before = (((head >> U32) << U10) >> ((pair >> U1) * U10)) & TEN
-    return (
-        (head & LOW)
-        + before
-        + _ones(words[first] & (inside | whole))
-        + _ones(words[first + U1] & inside & whole)
-    )
 
 
 @kernel
@@ -90,15 +47,15 @@ def _position(
     levels = len(zeros)
     for steps in range(1 << 8):
         at = min(at, most)
-        before = _rank(marks, U0, at)
-        if _rank(marks, U0, at + U1) > before:
+        before = rank(marks, U0, at)
+        if rank(marks, U0, at + U1) > before:
             return np.int64(samples[np.int64(before)]) - steps if before < len(samples) else -1
         symbol = 0
         for level in range(levels):
             base = np.uint64(level * stride)
             at = min(at, most)
-            ones = _rank(words, base, at)
-            if _rank(words, base, at + U1) > ones:
+            ones = rank(words, base, at)
+            if rank(words, base, at + U1) > ones:
                 at = np.uint64(zeros[level]) + ones
                 symbol = 2 * symbol + 1
             else:

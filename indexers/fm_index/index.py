@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rag.errors import Damaged, InvalidInput
-from rag.indexers.fm_index import _kernels, _kernels_locate, build, files
+from rag.indexers.fm_index import (
+    _kernels_locate,
+    _kernels_next,
+    _kernels_ranges,
+    _kernels_rank,
+    _kernels_top,
+    build,
+    files,
+)
 
 I64 = NDArray[np.int64]
 F32 = NDArray[np.float32]
@@ -155,7 +163,7 @@ class FMIndex:
                 "n + 1 offsets, and one flat array of tokens"
             )
         out = np.empty((len(offsets) - 1, 2), np.int64)
-        if code := _kernels.find(*self._all, offsets, tokens, out):
+        if code := _kernels_ranges.find(*self._all, offsets, tokens, out):
             self._fail(code)
         return out
 
@@ -178,7 +186,7 @@ class FMIndex:
                 "each range takes one token"
             )
         out = np.empty_like(ranges)
-        if code := _kernels.extend(*self._extending, ranges, tokens, out):
+        if code := _kernels_ranges.extend(*self._extending, ranges, tokens, out):
             self._fail(code)
         return out
 
@@ -198,7 +206,7 @@ class FMIndex:
         """All tokens that follow each of n n-grams: (n + 1,) offsets, and the tokens end to end."""
         ranges = _ranges(ranges)
         offsets = np.zeros(len(ranges) + 1, np.int64)
-        found = _kernels.successors(*self._all, ranges, offsets)
+        found = _kernels_next.successors(*self._all, ranges, offsets)
         if code := offsets[0]:
             self._fail(code)
         return offsets, NextTokens(*found)
@@ -241,7 +249,7 @@ class FMIndex:
         scores = np.empty((len(ranges), k), np.float32)
         found = np.empty((len(ranges), k, 2), np.int64)
         bits = log_probs.view(np.int32)
-        if code := _kernels.top_k(*self._all, ranges, log_probs, bits, tokens, scores, found):
+        if code := _kernels_top.top_k(*self._all, ranges, log_probs, bits, tokens, scores, found):
             self._fail(code)
         return TopTokens(tokens, scores, found)
 
@@ -308,7 +316,7 @@ class FMIndex:
         offsets = np.zeros(len(numbers) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         if len(lengths) and (lengths.min() < 0 or lengths.max() > self.tokens):
-            self._fail(_kernels.DAMAGED)
+            self._fail(_kernels_rank.DAMAGED)
         out = np.empty(int(offsets[-1]), np.int32)
         if code := _kernels_locate.gather(
             self._alphabet, self._text, self._starts, numbers, offsets, out
@@ -318,12 +326,12 @@ class FMIndex:
 
     def _fail(self, code: int) -> None:
         """Raise what a kernel's negative answer stands for."""
-        if code == _kernels.BAD_RANGE:
+        if code == _kernels_rank.BAD_RANGE:
             raise InvalidInput(
                 f"a range of rows is not within 0 .. {len(self):,}, or ends before it begins; "
                 "take ranges that this index gave"
             )
-        if code == _kernels.BAD_OFFSETS:
+        if code == _kernels_rank.BAD_OFFSETS:
             raise InvalidInput("the offsets of n-grams do not ascend within the array of tokens")
         raise Damaged(
             f"{self.folder}: is damaged: its arrays point outside one another; {files.REPAIR}"

@@ -80,3 +80,24 @@ def test_code_is_kept_for_the_next_process_and_compiling_is_said_once(tmp_path: 
     assert run(tmp_path / "cache").stdout == "-1 -0.5 \n"
     uncached = run(tmp_path / "sums.py")
     assert uncached.stdout == "-1 -0.5 \n" and "are not kept" in uncached.stderr
+
+
+def test_a_kernel_calls_kernels_of_its_folder_and_is_made_again_when_they_change(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "_kernels_sums.py").write_text(KERNELS)
+    text = KERNELS.replace("import kernel", "import kernel\nfrom _kernels_sums import add")
+    text = text.replace("def add", "def twice").replace("return a + b", "return add(a, b) * 2")
+    (tmp_path / "_kernels_twice.py").write_text(text)
+
+    def run() -> str:
+        env = {**os.environ, "RAG_CACHE": str(tmp_path / "cache")}
+        env["PYTHONPATH"] = f"{ROOT}:{tmp_path}"
+        code = "import _kernels_twice; print(_kernels_twice.twice(2, 3))"
+        return subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert run() == "10\n"
+    (tmp_path / "_kernels_sums.py").write_text(KERNELS.replace("a + b", "a - b"))
+    assert run() == "-2\n"
