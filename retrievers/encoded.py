@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +25,14 @@ def searching(
     searcher: Any,
     keep: NDArray[np.bool_] | None,
     snapshot: Any,
+    explain: Callable[[str, Any, int], list[dict[str, Any]]] | None = None,
 ) -> Step:
     """A step that encodes all queries of a batch at once, and merges those of each row.
 
     A query that no tokenizer reads fails its row; what the search refuses fails all rows.
+
+    ``explain`` says of a query, its vector (one row) and a passage's number what counted; that of
+    all queries of a row is the evidence ``terms`` of its passages.
     """
     from rag.ranking import Ranking
 
@@ -42,7 +47,8 @@ def searching(
         several = any(len(row) > 1 for row in column)
         k = depth(stage.top_k, stage.merge) if several else stage.top_k
         try:
-            found = searcher.search(encoder.encode(flat, kind="query"), k, keep=keep)
+            vectors = encoder.encode(flat, kind="query")
+            found = searcher.search(vectors, k, keep=keep)
         except RagError as error:
             for row in np.unique(rows).tolist():
                 run.fail(row, error)
@@ -51,7 +57,17 @@ def searching(
         if any(len(row) != 1 for row in column):
             found = merged(rows, *found, n=len(column), k=stage.top_k, how=stage.merge)
         offsets, docs, scores = found
-        return batch.put(**{stage.into: Ranking(offsets, docs, scores, snapshot)})
+        evidence = None
+        if explain is not None:
+            row_of = np.repeat(np.arange(len(column)), np.diff(offsets)).tolist()
+            asked = [np.flatnonzero(rows == row).tolist() for row in range(len(column))]
+            said = [
+                [entry for n in asked[row] for entry in explain(flat[n], vectors[[n]], doc)]
+                for row, doc in zip(row_of, docs.tolist(), strict=True)
+            ]
+            evidence = {"terms": said}
+        ranking = Ranking(offsets, docs, scores, snapshot, evidence=evidence)
+        return batch.put(**{stage.into: ranking})
 
     return step
 

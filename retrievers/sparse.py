@@ -44,6 +44,11 @@ class Sparse(Stage, name="sparse"):
         None, description="A condition that passages fulfil: {year: {gte: 1990}, lang: en}."
     )
 
+    explain: bool = Field(
+        False,
+        description="Record which terms counted, as the evidence `terms` of each passage.",
+    )
+
     def columns(self, have: Columns) -> Columns:
         """Needs the queries, writes a ranking."""
         return have.need(self.of).put(**{self.into: "ranking"})
@@ -78,4 +83,21 @@ class Sparse(Stage, name="sparse"):
             ("sparse", name, self.device), lambda: load_encoder(name, self.device)
         )
         settings.check(encoder, name)
-        return searching(self, encoder, searcher, keep, snapshot)
+
+        def terms(query: str, vector: Any, number: int) -> list[dict[str, Any]]:
+            """What each term that they share adds to the score of a passage, most first."""
+            found = searcher.explain(vector, number)
+            names = encoder.tokenizer_tokens([one.column for one in found])
+            return [
+                {
+                    "query": query,
+                    "term": name,
+                    "query_weight": one.query,
+                    "passage_weight": one.passage,
+                    "score": one.score,
+                }
+                for name, one in zip(names, found, strict=True)
+            ]
+
+        explain = terms if self.explain else None
+        return searching(self, encoder, searcher, keep, snapshot, explain)

@@ -15,6 +15,7 @@ from rag.cli.spread import OfPartial, OfRay, OfShards
 if TYPE_CHECKING:
     from rag.batch import Batch
     from rag.cli.hits import Asked
+    from rag.cli.terms import Terms
     from rag.cli.written import Written
     from rag.pipeline import Answer, Pipeline
 
@@ -66,7 +67,10 @@ def search(
     where: OfWhere = None,
     syntax: OfSyntax = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show what each word (bm25) or n-gram (seal) adds.")
+        bool,
+        typer.Option(
+            "--explain", help="Show what each word (bm25), n-gram (seal) or term (sparse) adds."
+        ),
     ] = False,
     ray: OfRay = None,
     shards: OfShards = None,
@@ -86,9 +90,10 @@ def search(
     from rag.cli import hits as shown
     from rag.cli import narrow
     from rag.cli import spread as spreading
+    from rag.cli.terms import Terms
     from rag.cli.written import Written
 
-    found = loaded(pipeline, collection, top_k=k, where=where, syntax=syntax)
+    found = loaded(pipeline, collection, top_k=k, where=where, syntax=syntax, explain=explain)
     with spreading.spread(found, ray, shards, partial) as opened:
         batch, row = _row(opened, question)
         hits = list(row.get("documents") or ())[:k]
@@ -96,9 +101,10 @@ def search(
             narrow.check(hits, opened, narrow.condition(where))
         asked = shown.Asked.of(opened, batch)
         written = Written.of(opened, batch, hits)
+        terms = Terms.of(batch, len(hits))
         explained = None
         if explain:
-            explained = _explained(opened, batch, asked, written, len(hits))
+            explained = _explained(opened, batch, asked, written or terms, len(hits))
     lacking = row.get("partial")
     spreading.warn(lacking)
     by = asked or written
@@ -110,13 +116,18 @@ def search(
         for place, (hit, value) in enumerate(zip(hits, said, strict=True)):
             value |= {"highlights": plain(marked(hit))} if marked is not None else {}
             value |= {"explain": plain(explained[place])} if explained is not None else {}
-            value |= {"evidence": written.evidence(place)} if explain and written else {}
+            if explain and (written or terms):
+                parts = (
+                    written.evidence(place) if written else [],
+                    terms.found[place] if terms else [],
+                )
+                value["evidence"] = [*parts[0], *parts[1]]
         may_be = spreading.may_be_partial(found)
         print_json({"partial": lacking, "documents": said} if may_be else said)
     elif not hits:
         print(_NONE[asked is not None] if where is None else _NOTHING[asked is not None])
     else:
-        shown.print_hits(hits, marked, explained, written if explain else None)
+        shown.print_hits(hits, marked, explained, written if explain else None, terms)
 
 
 _NONE = "no passage was found", "no passage has a word of the question"
@@ -138,18 +149,22 @@ def _row(opened: Pipeline, question: str) -> tuple[Batch, dict[str, Any]]:
 
 
 def _explained(
-    opened: Pipeline, batch: Batch, asked: Asked | None, written: Written | None, count: int
+    opened: Pipeline,
+    batch: Batch,
+    asked: Asked | None,
+    other: Written | Terms | None,
+    count: int,
 ) -> list[list[dict[str, Any]]] | None:
-    """What ``bm25`` says of each passage; None where only ``seal`` does."""
+    """What ``bm25`` says of each passage; None where only ``other`` evidence does."""
     from rag.errors import InvalidInput
 
     if asked is None:
-        if written is not None:
+        if other is not None:
             return None
         raise InvalidInput(
             f"--explain: pipeline {opened.name!r} has no stage bm25 over its collection and no "
-            "evidence of seal, and other scores are not explained; leave it out, or search "
-            "without -p"
+            "evidence of seal or sparse, and other scores are not explained; leave it out, or "
+            "search without -p"
         )
     if "documents" not in batch:
         return []
@@ -254,11 +269,12 @@ def loaded(
     top_k: int | None = None,
     where: str | None = None,
     syntax: SyntaxOf | None = None,
+    explain: bool = False,
 ) -> Pipeline:
     """The pipeline that is named, else the collection's own, else BM25 with an extractor.
 
-    For a search (``top_k``) without a pipeline it is BM25 alone. ``where`` and ``syntax`` go to all
-    its stages that know them.
+    For a search (``top_k``) without a pipeline it is BM25 alone. ``where``, ``syntax`` and
+    ``explain`` go to all its stages that know them.
     """
     from rag.cli import narrow
 
@@ -268,6 +284,8 @@ def loaded(
     if syntax is not None:
         settings["syntax"] = syntax.value
     found = _named(pipeline, collection, top_k)
+    if explain and any("explain" in type(s).model_fields for s in narrow.every(found.stages)):
+        settings["explain"] = True
     return narrow.changed(found, settings) if settings else found
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from rag.batch import Batch, Hit
+    from rag.cli.terms import Terms
     from rag.cli.written import Written
     from rag.indexers.lexical_index import LexicalIndex
     from rag.pipeline import Pipeline
@@ -83,10 +84,12 @@ def print_hits(
     marked: Marked | None,
     explained: list[list[dict[str, Any]]] | None,
     written: Written | None,
+    terms: Terms | None,
 ) -> None:
     """A table of the hits, with what matches in bold, and their explanations below.
 
-    With ``written`` the texts are shown whole, and below them the weights of their n-grams.
+    With ``written`` the texts are shown whole, and below them the weights of their n-grams; with
+    ``terms`` those of vocabulary terms are.
     """
     from rich.table import Table
     from rich.text import Text
@@ -101,8 +104,9 @@ def print_hits(
     for rank, (hit, queries) in enumerate(zip(hits, explained or (), strict=False), 1):
         for query in queries:
             out.print(_explanation(rank, hit, query))
-    for rank, hit in enumerate(hits if written is not None else (), 1):
-        out.print(written.table(rank, hit))  # type: ignore[union-attr]
+    for evidence in filter(None, (written, terms)):
+        for rank, hit in enumerate(hits, 1):
+            out.print(evidence.table(rank, hit))
 
 
 def _passage(hit: Hit, marked: Marked | None, size: int) -> Text:

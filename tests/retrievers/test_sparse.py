@@ -112,6 +112,32 @@ def test_several_queries_a_row_and_rows_without(collection: Collection) -> None:
     assert "fish" not in {id for row in ids for id in row}
 
 
+def test_the_evidence_of_a_passage_is_the_terms_that_carried_it(collection: Collection) -> None:
+    stage = Sparse(index="sparse", explain=True)
+    queries = [["birds bark"], [], ["cats", "sing"]]
+    ranking = check_stage(stage, batch(queries), context=Context(collection.snapshot()))[
+        "documents"
+    ]
+    evidence = iter(ranking.evidence["terms"])
+    for asked, hits in zip(queries, ranking, strict=True):
+        for hit in hits:
+            terms = next(evidence)
+            assert [e["query"] for e in terms] == sorted(
+                (e["query"] for e in terms), key=asked.index
+            )
+            for e in terms:
+                assert e["score"] == pytest.approx(e["query_weight"] * e["passage_weight"])
+                assert e["term"] in ("[UNK]", *WORDS)
+            if len(asked) == 1:
+                assert sum(e["score"] for e in terms) == pytest.approx(hit.score, rel=1e-5)
+    plain = Sparse(index="sparse")
+    without = check_stage(plain, batch(queries), context=Context(collection.snapshot()))[
+        "documents"
+    ]
+    assert without.evidence == {}
+    np.testing.assert_array_equal(without.docs, ranking.docs)
+
+
 def test_another_encoder_is_refused(collection: Collection, tmp_path: Path) -> None:
     other = model(tmp_path / "other", seed=1)
     with pytest.raises(InvalidInput, match="give back the encoder"):
@@ -143,3 +169,10 @@ def test_from_the_command_line(rag: Any, encoder: str, tmp_path: Path) -> None:
     ranking = pipeline.run(["birds sing"])["documents"][0]
     assert next(hit.id for hit in ranking) in text
     assert np.isfinite([hit.score for hit in ranking]).all()
+    code, text, err = rag("search", "birds sing", "-c", out, "-p", "sparse", "--json", "--explain")
+    assert code == 0, err
+    for hit in json.loads(text):
+        assert sum(e["score"] for e in hit["evidence"]) == pytest.approx(hit["score"], rel=1e-5)
+        assert {"term", "query_weight", "passage_weight"} < hit["evidence"][0].keys()
+    code, text, err = rag("search", "birds sing", "-c", out, "-p", "sparse", "--explain")
+    assert code == 0 and "in passage" in text, err
