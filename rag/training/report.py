@@ -77,7 +77,7 @@ def write(
     before: Scores,
     after: Scores,
     references: Mapping[str, Values],
-    seconds: Mapping[str, float],
+    seconds: Mapping[str, Sequence[float]],
     resumed: str | None,
 ) -> dict[str, Any]:
     """Write the three files; returns what ``report.json`` holds."""
@@ -101,7 +101,7 @@ def write(
         "values": {"before": before, "after": after, "references": references},
         "loss": [[int(entry["step"]), round(entry["loss"], 6)] for entry in history],
         "notes": task.notes(),
-        "seconds": dict(seconds),
+        "seconds": {key: list(value) for key, value in seconds.items()},
         "resumed_from": resumed,
         "versions": _versions(),
     }
@@ -183,7 +183,9 @@ def _text(report: Mapping[str, Any]) -> str:
         + (f"; {dropped:,} questions are on neither side" if dropped else ""),
         "data": ", ".join(f"{k} {v}" for k, v in report["data"].items()) or "none",
         "seed": str(recipe["seed"]),
-        "seconds": ", ".join(f"{k} {v:g}" for k, v in report["seconds"].items())
+        "seconds (CPU)": ", ".join(
+            f"{k} {wall:g} ({cpu:g})" for k, (wall, cpu) in report["seconds"].items()
+        )
         + (f"; went on from {report['resumed_from']}" if report["resumed_from"] else ""),
         "versions": ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
     }

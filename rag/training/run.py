@@ -90,7 +90,7 @@ def _trained(recipe: Recipe, folder: Path, split: Split, model: str, tell: Progr
     from rag.training.report import write
 
     set_seed(recipe.seed)
-    seconds: dict[str, float] = {}
+    seconds: dict[str, list[float]] = {}
     with _timed(seconds, "open"):
         task = recipe.objective.open(recipe.model, split, recipe.seed)
     checkpoints = folder / "checkpoints"
@@ -174,10 +174,12 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    began = time.perf_counter()
+def _timed(seconds: dict[str, list[float]], name: str) -> Iterator[None]:
+    """Note how long something took: wall clock, and CPU time of this process."""
+    began = time.perf_counter(), time.process_time()
     yield
-    seconds[name] = round(time.perf_counter() - began, 1)
+    now = time.perf_counter(), time.process_time()
+    seconds[name] = [round(after - before, 1) for before, after in zip(began, now, strict=True)]
 
 
 def _once(file: Path, make: Any) -> Any:

@@ -33,7 +33,7 @@ class Seal(Objective, name="seal"):
     words: int = Field(10, gt=0, description="Words of a span.")
     spans: int = Field(10, gt=0, description="Spans drawn of a passage for a question.")
     titles: int = Field(
-        3, ge=0, description="How much more than a span the title counts; 0: none is learned."
+        3, ge=0, description="Titles drawn beside them: how often a span's weight a title has."
     )
     temperature: float = Field(
         1.0, gt=0, description="Spans are drawn by the softmax of their overlap divided by this."
@@ -45,7 +45,6 @@ class Seal(Objective, name="seal"):
         "a batch, by a span of their own in its place.",
     )
     smoothing: float = Field(0.1, ge=0, lt=1, description="Smoothing of labels.")
-    max_tokens: int = Field(512, gt=0, description="The most tokens of a prompt; longer are cut.")
     lora: LoRA | None = Field(None, description="Train low-rank matrices only; default: all.")
     beam: int = Field(10, gt=0, description="Hypotheses, where held-back questions are scored.")
 

@@ -29,6 +29,7 @@ class SealModel:
     layout: how it reads passages; an index for it was built with the same.
     fingerprint: of its tokenizer; an index for it has the same (``rag.indexers.token_ids``).
     vocabulary: V, the width of its distributions.
+    packs: whether a row of its batch can hold many hypotheses (``rag.retrievers.seal.packed``).
     lock: held by whoever runs the model.
     """
 
@@ -46,7 +47,7 @@ class SealModel:
         self.layout = Layout.of(family, self.encode)
         self.fingerprint = fingerprint(tokenizer, self.layout)
         self.vocabulary = int(model.get_output_embeddings().weight.shape[0])
-        self._packs = not self._two_sided and _packs(model)
+        self.packs = not self._two_sided and _packs(model)
         # Scores without a question, by the prompt's kind (0 text, 1 title) and the n-gram.
         self.remembered: OrderedDict[tuple[int, tuple[int, ...]], float] = OrderedDict()
         self._without: dict[tuple[tuple[int, ...], ...], Hypotheses] = {}
@@ -135,7 +136,7 @@ class SealModel:
 
     def open(self, groups: Sequence[Sequence[Sequence[int]]]) -> Hypotheses:
         """Compute prompts, those of each group beginning alike; hold ``lock`` while it is used."""
-        if self._packs:
+        if self.packs:
             from rag.retrievers.seal.packed import Packed
 
             return Packed(self._model, groups)
