@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any
 
 from rag.collection import Collection, Snapshot, folders, manifest
 from rag.errors import InvalidInput, NotFound, RagError
-from rag.jobs import Progress, executor, silent
+from rag.jobs import PLAIN, Executor, Progress, Resources, TasksLost, executor, silent
 from rag.pipeline import Pipeline
 from rag.pipelines import run_key, run_parts
+from rag.pipelines.run_lost import rescued
 from rag.pipelines.run_rows import PART_ROWS, Form, parts, row_key
 from rag.pipelines.run_work import Spec, Task, Worker, work
 from rag.sources.settings import COMPRESSIONS
@@ -43,6 +44,7 @@ class RunDone:
         made: parts made in this run.
         manifest: the number of the manifest that was searched; None without a collection.
         unchanged: the result was there already, made from the same.
+        failures: workers that ended before their time, a sentence each.
     """
 
     out: Path
@@ -52,6 +54,7 @@ class RunDone:
     made: int
     manifest: int | None
     unchanged: bool = False
+    failures: tuple[str, ...] = ()
 
 
 def run_file(
@@ -59,7 +62,9 @@ def run_file(
     out: Path | str,
     pipeline: Pipeline,
     *,
-    workers: int = 1,
+    workers: int | None = None,
+    ray: str | None = None,
+    resources: Resources = PLAIN,
     seed: int = 0,
     documents: int = 10,
     texts: bool = False,
@@ -78,7 +83,10 @@ def run_file(
         out: the result, one JSON object a row in the order of ``source``
             (``rag.pipelines.run_rows.lines_of``). One that is there is replaced at the end.
         pipeline: the pipeline; its collection is pinned to one manifest for the whole job.
-        workers: processes that answer; each opens the pipeline once.
+        workers: processes that answer; each opens the pipeline once. Default: this one alone, and
+            on Ray as many as there is room for.
+        ray: answer on a Ray cluster: ``local``, or the address of one (docs/ray.md).
+        resources: what a worker needs there.
         seed: what stages that draw lots begin with.
         documents: how many passages of each row are written.
         texts: write the texts of the passages too, as the readers saw them.
@@ -98,13 +106,18 @@ def run_file(
     _check(source, out, documents)
     if form == "kilt" and texts:
         raise InvalidInput("texts: a prediction of KILT holds none; leave it out, or kilt")
-    run = executor(workers)
-    spec = replace(_spec(pipeline, seed, documents, texts, workers), form=form)
+    alone = ray is None and workers in (None, 1)
+    if ray is not None:  # workers may run in another folder
+        out = out.absolute()
+    run = executor(workers, ray, progress, {work.__name__: resources})
+    spec = replace(_spec(pipeline, seed, documents, texts, alone=alone), form=form)
+    if ray is not None and spec.collection is not None:
+        spec = replace(spec, collection=spec.collection.absolute())
     rows = [row_key(part) for part in parts(source)]
     folder = run_parts.folder_of(out)
-    with _told(folder), run_parts.held(folder):
-        job = _job(spec, pipeline, folder)
-        spec, checksum = _pinned(spec, job, folder)
+    with closing(run), _told(folder), run_parts.held(folder):
+        job, models = _job(spec, pipeline, folder)
+        spec, checksum = _pinned(replace(spec, models=models), job, folder)
         keys = [run_key.part_key(job, checksum, row) for row in rows]
         state = {"key": folders.key_of(keys), "manifest": spec.manifest, "parts": len(keys)}
         before = _as_before(out, state)
@@ -117,11 +130,12 @@ def run_file(
         total = len(keys) * PART_ROWS
         progress("questions", len(there) * PART_ROWS, total)
         made = len(keys) - len(there)
-        with _work(spec, pipeline, workers) as do:
-            for task, name in run.map(do, tasks):
+        with _work(spec, pipeline, alone=alone) as do:
+            for task, name in _done(run, do, tasks):
                 there[task.key] = name
                 progress("questions", len(there) * PART_ROWS, total)
-        return _join(out, folder, [there[key] for key in keys], state, made)
+        joined = _join(out, folder, [there[key] for key in keys], state, made)
+        return replace(joined, failures=tuple(run.failures))
 
 
 def _check(source: Path | Mapping[str, str], out: Path, documents: int) -> None:
@@ -141,7 +155,17 @@ def _check(source: Path | Mapping[str, str], out: Path, documents: int) -> None:
         raise InvalidInput(f"{out}: is the file of the questions; name another for the result")
 
 
-def _spec(pipeline: Pipeline, seed: int, documents: int, texts: bool, workers: int) -> Spec:
+def _done(
+    run: Executor, do: Callable[[Task], str], tasks: Iterator[Task]
+) -> Iterator[tuple[Task, str]]:
+    """Parts with the names of their files; a question that ends its worker spoils no other."""
+    try:
+        yield from run.map(do, tasks)
+    except TasksLost as error:
+        yield from rescued(error, run)
+
+
+def _spec(pipeline: Pipeline, seed: int, documents: int, texts: bool, *, alone: bool) -> Spec:
     """What a worker needs; the manifest is pinned later."""
     number, given = None, pipeline.collection
     if isinstance(given, Snapshot):
@@ -154,7 +178,7 @@ def _spec(pipeline: Pipeline, seed: int, documents: int, texts: bool, workers: i
             f"{type(given).__name__}; use Pipeline.run"
         )
     settings = run_key.settings_of(pipeline.stages)
-    for stage in pipeline.stages if workers > 1 else ():
+    for stage in () if alone else pipeline.stages:
         place = run_key.target(stage)
         if place.startswith("__main__:") or "<locals>" in place:
             raise InvalidInput(
@@ -175,8 +199,8 @@ def _spec(pipeline: Pipeline, seed: int, documents: int, texts: bool, workers: i
     )
 
 
-def _job(spec: Spec, pipeline: Pipeline, folder: Path) -> str:
-    """The key of everything but the rows and the newest manifest."""
+def _job(spec: Spec, pipeline: Pipeline, folder: Path) -> tuple[str, dict[str, str]]:
+    """The key of everything but the rows and the newest manifest; the hashes of model files."""
     from rag import __version__
 
     known = run_parts.read_json(folder / "models.json")
@@ -187,7 +211,7 @@ def _job(spec: Spec, pipeline: Pipeline, folder: Path) -> str:
     place = None if spec.collection is None else str(spec.collection.resolve())
     options = [spec.on_error, spec.seed, spec.documents, spec.texts, spec.form]
     searched = [place, spec.manifest, spec.others]
-    return folders.key_of(FORMAT, __version__, spec.stages, models, options, searched)
+    return folders.key_of(FORMAT, __version__, spec.stages, models, options, searched), models
 
 
 def _pinned(spec: Spec, job: str, folder: Path) -> tuple[Spec, str | None]:
@@ -240,9 +264,9 @@ def _tasks(
 
 
 @contextmanager
-def _work(spec: Spec, pipeline: Pipeline, workers: int) -> Iterator[Callable[[Task], str]]:
+def _work(spec: Spec, pipeline: Pipeline, *, alone: bool) -> Iterator[Callable[[Task], str]]:
     """What does a part: in this process with its stages, or in any other."""
-    if workers > 1:
+    if not alone:
         yield work
         return
     worker = Worker(spec, pipeline.stages)

@@ -89,22 +89,31 @@ class Lost:
 
 
 class TasksLost(BackendFailed):
-    """Tasks that ended their worker every time; all others of the same ``map`` were done."""
+    """Tasks that ended their worker every time; all others of the same ``map`` were done.
 
-    def __init__(self, what: str, lost: tuple[Lost, ...], done: int) -> None:
-        """Name ``what`` was done, the tasks that were ``lost``, how many were ``done``."""
-        self.what, self.lost, self.done = what, lost, done
+    Unless none ever was, and the job gave up.
+    """
+
+    def __init__(
+        self, what: str, lost: tuple[Lost, ...], done: int, *, gave_up: bool = False
+    ) -> None:
+        """Name ``what`` was done, the tasks that were ``lost``, how many were ``done``.
+
+        ``gave_up`` says that none was ever done, and that others were not tried.
+        """
+        self.what, self.lost, self.done, self.gave_up = what, lost, done, gave_up
         some = "; ".join(str(one) for one in lost[:5])
         more = f"; and {len(lost) - 5} more" if len(lost) > 5 else ""
         tasks = "task" if len(lost) == 1 else "tasks"
+        others = "no other was tried" if gave_up else f"{done} others are done and kept"
         super().__init__(
             f"{what}: {len(lost)} {tasks} ended their worker {lost[0].tries} times each: {some}"
-            f"{more}; {done} others are done and kept. If memory is short, use fewer --workers"
+            f"{more}; {others}. If memory is short, use fewer --workers"
         )
 
     def __reduce__(self) -> tuple[object, ...]:
         """So that it can be sent."""
-        return type(self), (self.what, self.lost, self.done)
+        return TasksLost, (self.what, self.lost, self.done)
 
 
 def label(task: object) -> str:

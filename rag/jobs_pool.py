@@ -144,7 +144,9 @@ class Pool(ABC):
         finally:
             self.finish()
         if lost:
-            raise TasksLost(work.__name__.replace("_", " "), tuple(lost), done)
+            what = work.__name__.replace("_", " ")
+            gave_up = not done and (more or bool(waiting))
+            raise TasksLost(what, tuple(lost), done, gave_up=gave_up)
 
     def finish(self) -> None:
         """End all workers; called at the end of a map, however it ends."""

@@ -11,7 +11,7 @@ import pytest
 
 SLOWLY = '''
 """A stage that takes its time, keeps a list of the rows it was given, and fails some."""
-import time
+import os, signal, time
 from rag import Stage
 
 class Slowly(Stage, name="slowly"):
@@ -28,6 +28,8 @@ class Slowly(Stage, name="slowly"):
             with open(self.folder + "/rows.txt", "a") as file:
                 file.write("".join(f"{name}\\n" for name in batch.ids))
             time.sleep(self.pause)
+            if any("kill" in question for question in batch["question"]):
+                os.kill(os.getpid(), signal.SIGKILL)
             for row, question in enumerate(batch["question"]):
                 if "fail" in question:
                     run.fail(row, ValueError("as the script says"))

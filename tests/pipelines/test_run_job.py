@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from rag import Batch, Collection, Pipeline, Ranking, Stage, registry
 from rag.collection import manifest
 from rag.errors import BadRow, Conflict, Damaged, InvalidInput, NotFound, StageFailed
+from rag.jobs import TasksLost
 from rag.pipelines import run_file, run_parts
 from rag.pipelines.run_rows import PART_ROWS, lines_of, parts
 from rag.readers.extract import Extract
@@ -117,6 +118,42 @@ def test_processes_give_the_same_bytes(cats: Path, tmp_path: Path, slow_pipeline
     assert (failed["id"], failed["error"]["stage"]) == ("q70", "slowly")
     assert failed["error"]["message"] == "ValueError: as the script says"
     assert failed["documents"]
+
+
+def test_a_question_that_kills_its_process_spoils_no_other(
+    cats: Path, tmp_path: Path, slow_pipeline: SlowlyOf
+) -> None:
+    count = 2 * PART_ROWS + 1
+    source = asked(tmp_path / "in.jsonl", count, q70="cat kill")
+    done = run_file(source, tmp_path / "out.jsonl", slow_pipeline(cats), workers=2)
+    assert (done.rows, done.failed) == (count, 1)
+    rows = read(tmp_path / "out.jsonl")
+    lost = rows.pop(70)
+    assert (lost["id"], lost["question"], lost["answer"]) == ("q70", "cat kill", None)
+    assert (lost["error"]["stage"], lost["error"]["kind"]) == ("worker", "WorkerLost")
+    assert "ended each time: killed by SIGKILL" in lost["error"]["message"]
+    assert [said.partition(" ended ")[2].partition(" (")[0] for said in done.failures] == [
+        *["while it did questions 'q64' to 'q127'"] * 3,
+        *["while it did question 'q70'"] * 3,
+    ]
+    whole = asked(tmp_path / "in.jsonl", count)
+    run_file(whole, tmp_path / "whole.jsonl", slow_pipeline(cats))
+    undisturbed = read(tmp_path / "whole.jsonl")
+    undisturbed.pop(70)
+    assert rows == undisturbed
+    assert not run_parts.folder_of(tmp_path / "out.jsonl").exists()
+
+
+def test_a_job_whose_questions_all_kill_ends_with_their_names(
+    tmp_path: Path, slow_pipeline: SlowlyOf
+) -> None:
+    killing = {f"q{n * PART_ROWS}": "kill" for n in range(5)}
+    source = asked(tmp_path / "in.jsonl", 5 * PART_ROWS, **killing)
+    with pytest.raises(
+        TasksLost, match=r"3 tasks ended .*questions 'q0' to 'q63' \(killed by SIGK"
+    ):
+        run_file(source, tmp_path / "out.jsonl", slow_pipeline(), workers=2)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_what_is_there_is_not_done_again_until_something_changes(
