@@ -55,7 +55,8 @@ class Split:
         train, held: The sides; they share nothing of what ``hold_out.by`` names.
         documents: All documents: what the held-back questions are asked of.
         hashes: Of the documents, the questions and the judgements, 24 hexadecimal digits each.
-        dropped: Questions of neither side, since their documents stand on both.
+        dropped: Questions left out: their documents stand on both sides, or a question of the same
+            words is held back.
     """
 
     train: Side
@@ -90,7 +91,14 @@ def read(data: Data | None, hold_out: HoldOut | None, needs: frozenset[str]) -> 
     if hold_out.by == "split":
         held = _asked(data, hold_out.split, documents)
         hashes["held_questions"] = key_of(sorted(held.questions.items()))
-        split = Split(every, held, documents, hashes)
+        # Published splits share a question now and then: it is scored, and not learned from.
+        taken = {_plain(text) for text in held.questions.values()}
+        kept = {name for name, text in every.questions.items() if _plain(text) not in taken}
+        if kept:
+            dropped = len(every.questions) - len(kept)
+            split = Split(_of(every, documents, kept), held, documents, hashes, dropped)
+        else:
+            split = Split(every, held, documents, hashes)
     else:
         split = _cut(every, hold_out, hashes)
     check(split, hold_out.by)

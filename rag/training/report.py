@@ -180,7 +180,7 @@ def _text(report: Mapping[str, Any]) -> str:
         "loss": _ends(report["loss"]),
         "training side": _side(sizes["train"]),
         "held back": _side(sizes["held_back"])
-        + (f"; {dropped:,} questions are on neither side" if dropped else ""),
+        + (f"; {dropped:,} questions left out, which would be on both sides" if dropped else ""),
         "data": ", ".join(f"{k} {v}" for k, v in report["data"].items()) or "none",
         "seed": str(recipe["seed"]),
         "seconds (CPU)": ", ".join(

@@ -91,6 +91,13 @@ def test_splits_of_a_dataset_are_compared(dataset: Path) -> None:
     assert (len(split.train.questions), len(split.held.questions)) == (30, 6)
     with pytest.raises(InvalidInput, match="on the training side and held back"):
         read(data, HoldOut(by="split", split="train"), BOTH)
+    queries = (dataset / "queries.jsonl").read_text().replace("What says d0-0 of 0?", "WHAT  is?")
+    (dataset / "queries.jsonl").write_text(
+        queries.replace("What long long long long long says d5-2 of 0?", "what is?")
+    )
+    split = read(data, HoldOut(by="split", split="test"), BOTH)
+    assert (len(split.train.questions), split.dropped) == (29, 1)
+    assert "q0-0-0" not in split.train.questions and "q5-2-0" in split.held.questions
 
 
 def test_a_sample_is_scored(dataset: Path) -> None:
