@@ -51,7 +51,8 @@ class Loop:
         """Take an opened task; this sets torch's threads and generators.
 
         Raises:
-            InvalidInput: the model cannot checkpoint gradients, or bf16 is not supported here.
+            InvalidInput: the model cannot checkpoint gradients, bf16 is not supported here, or this
+                is one of several processes.
         """
         if not len(task.rows):
             raise InvalidInput("the training side gives no rows to learn from; change hold_out")
@@ -62,9 +63,13 @@ class Loop:
             arguments = _arguments(train, self.steps, seed, folder)
         except ValueError as error:
             raise InvalidInput(f"train: {error}") from None
+        if arguments.world_size > 1:
+            raise InvalidInput(
+                f"train: started as one of {arguments.world_size} processes; a recipe trains on one "
+                "device, so start it without torchrun"
+            )
         torch.set_num_threads(train.threads)
-        world = arguments.world_size * train.accumulate
-        places = _Places(task, self.steps * train.batch * world, seed)
+        places = _Places(task, self.steps * train.batch * train.accumulate, seed)
         self._trainer = _Trainer(
             model=_Loss(task),
             args=arguments,
@@ -116,7 +121,7 @@ def _step(path: Path) -> int:
 
 
 def _arguments(train: Train, steps: int, seed: int, folder: Path) -> Any:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=train.batch,
@@ -132,6 +137,7 @@ def _arguments(train: Train, steps: int, seed: int, folder: Path) -> Any:
         logging_steps=max(1, steps // LOGGED),
         logging_nan_inf_filter=False,
         bf16=train.precision == "bf16",
+        use_cpu=not torch.accelerator.is_available(),
         torch_compile=train.compile,
         seed=seed,
         remove_unused_columns=False,
@@ -141,6 +147,9 @@ def _arguments(train: Train, steps: int, seed: int, folder: Path) -> Any:
         log_level="error",
         label_names=[],
     )
+    if arguments.n_gpu > 1:  # or it would split each batch over all of them
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _checkpoint_gradients(model: Any) -> None:
