@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 STEPS = (4, 5, 6, 7)
@@ -70,6 +71,78 @@ def network(inputs: int, hidden: int, width: int) -> nn.ModuleDict:
     return nn.ModuleDict(layers | {"6": nn.Linear(hidden, width, bias=False)})
 
 
+def by_spectrum(u: Tensor, spectrum: Tensor, size: int) -> Tensor:
+    """The circular product of u, (batch, width, length), and a kernel, by its transform."""
+    y = torch.fft.irfft(torch.fft.rfft(u, n=size).mul_(spectrum), n=size)
+    return y[..., : u.shape[-1]]
+
+
+class Circular(torch.autograd.Function):  # type: ignore[misc]
+    """`by_spectrum` of a real kernel; torch itself would compute its gradients by complex FFTs.
+
+    The transform of the gradient of u is that of y times conj(kernel^); of the kernel it is
+    the sum over the batch of that of y times conj(u^).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, kernel: Tensor) -> Tensor:
+        """(batch, width, length) and (width, size) to (batch, width, length)."""
+        size = kernel.shape[-1]
+        one, other = torch.fft.rfft(u, n=size), torch.fft.rfft(kernel)
+        ctx.save_for_backward(one, other)
+        y: Tensor = torch.fft.irfft(one * other, n=size)[..., : u.shape[-1]]
+        return y
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of u and of the kernel."""
+        one, other = ctx.saved_tensors
+        length = grad.shape[-1]
+        size = 2 * (other.shape[-1] - 1)
+        back = torch.fft.rfft(grad, n=size)
+        of_u = of_kernel = None
+        if ctx.needs_input_grad[1]:
+            of_kernel = torch.fft.irfft((back * one.conj()).sum(0), n=size)
+        if ctx.needs_input_grad[0]:
+            of_u = torch.fft.irfft(back.mul_(other.conj()), n=size)[..., :length]
+        return of_u, of_kernel
+
+
+class Causal(torch.autograd.Function):  # type: ignore[misc]
+    """Each channel with the two positions before it: y[t] = b + w2 x[t] + w1 x[t-1] + w0 x[t-2].
+
+    The same as torch's depthwise ``conv1d``, at a third of its time on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(batch, width, length), (width, 1, 3) and (width,) to (batch, width, length)."""
+        ctx.save_for_backward(x, weight)
+        return causal(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients of x, weight and bias."""
+        x, weight = ctx.saved_tensors
+        w = weight[:, 0]
+        of_x = grad * w[:, 2:]
+        of_x[..., :-1].addcmul_(grad[..., 1:], w[:, 1:2])
+        of_x[..., :-2].addcmul_(grad[..., 2:], w[:, :1])
+        lags = [(grad[..., lag:] * x[..., : x.shape[-1] - lag]).sum((0, 2)) for lag in (2, 1, 0)]
+        return of_x, torch.stack(lags, 1)[:, None], grad.sum((0, 2))
+
+
+def causal(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What `Causal` computes."""
+    w = weight[:, 0]
+    y = torch.addcmul(bias[:, None], x, w[:, 2:])
+    y[..., 1:].addcmul_(x[..., :-1], w[:, 1:2])
+    y[..., 2:].addcmul_(x[..., :-2], w[:, :1])
+    return y
+
+
 class LongConvolution(nn.Module):  # type: ignore[misc]
     """Convolve (batch, width, length) with a kernel as long as the longest text.
 
@@ -102,14 +175,18 @@ class LongConvolution(nn.Module):  # type: ignore[misc]
         x = functional.linear(x, layers["6"].weight.to(form))
         return x * torch.exp(-t.to(form) * self.modulation.deltas[0].to(form).abs())
 
+    def whole(self, size: int) -> Tensor:
+        """f, r and D as one circular kernel, (width, size)."""
+        length = min(size // 2, self.pos_emb.z.shape[1])
+        back = self.kernel(self.implicit_filter, length)
+        ahead = self.kernel(self.implicit_filter_rev, length).flip(0)
+        gap = back.new_zeros(size - 2 * length, back.shape[1])
+        here = back[:1] + self.bias.to(back.dtype)  # D is a weight of lag 0
+        return torch.cat([here, back[1:], gap, ahead]).T.contiguous()
+
     def spectrum(self, size: int) -> Tensor:
         """The Fourier transform of f, r and D together, (width, size // 2 + 1) complex."""
-        length = min(size // 2, self.pos_emb.z.shape[1])
-        back = self.kernel(self.implicit_filter, length).T  # (width, length)
-        ahead = self.kernel(self.implicit_filter_rev, length).T.flip(-1)
-        whole = functional.pad(back, (0, size - length)) + functional.pad(ahead, (size - length, 0))
-        # D is a weight of lag 0, so its transform is D at every frequency
-        return torch.fft.rfft(whole, n=size) + self.bias.to(whole.dtype)[:, None]
+        return torch.fft.rfft(self.whole(size))
 
     def _spectrum(self, size: int) -> Tensor:
         """The same, kept for the next call where nothing is trained."""
@@ -129,8 +206,11 @@ class LongConvolution(nn.Module):  # type: ignore[misc]
         """Convolve u, (batch, width, length), real; the result has its shape and type."""
         length = u.shape[-1]
         size = fft_size(length)
+        form = torch.promote_types(u.dtype, torch.float32)
         with torch.autocast(u.device.type, enabled=False):
-            kernel = self._spectrum(size)
-            form = torch.promote_types(u.dtype, torch.float32)
-            y = torch.fft.irfft(torch.fft.rfft(u.to(form), n=size) * kernel, n=size)
-        return y[..., :length].to(u.dtype)
+            if torch.is_grad_enabled():
+                self._kept = None
+                y = Circular.apply(u.to(form), self.whole(size).to(form))
+            else:
+                y = by_spectrum(u.to(form), self._spectrum(size), size)
+        return y.to(u.dtype)

@@ -22,8 +22,18 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rag.encoders.m2_bert.config import M2BertConfig
-from rag.encoders.m2_bert.convolution import FASTEST, SLOWEST, LongConvolution, features, times
+from rag.encoders.m2_bert.convolution import (
+    FASTEST,
+    SLOWEST,
+    Causal,
+    LongConvolution,
+    features,
+    times,
+)
 from rag.errors import InvalidInput
+
+ROWS = 512
+"""Tokens of a slice of the MLP without gradients on a CPU, so that it stays in the cache."""
 
 
 class BlockDiagonal(nn.Module):  # type: ignore[misc]
@@ -35,12 +45,8 @@ class BlockDiagonal(nn.Module):  # type: ignore[misc]
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, length, inputs) to (batch, length, outputs)."""
-        blocks = self.weight.shape[0]
-        parts = x.reshape(-1, blocks, self.weight.shape[2]).transpose(0, 1)  # (blocks, n, in)
-        y = torch.bmm(parts, self.weight.transpose(1, 2)).transpose(0, 1)  # (n, blocks, out)
-        y = y.reshape(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
+        """(blocks, n, inputs / blocks) to (blocks, n, outputs / blocks), without the bias."""
+        return torch.bmm(x, self.weight.transpose(1, 2))
 
 
 class Mlp(nn.Module):  # type: ignore[misc]
@@ -57,8 +63,27 @@ class Mlp(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, length, width) to the same shape."""
-        gate, value = self.gated_layers(x).chunk(2, dim=-1)
-        return self.layernorm(self.wo(self.dropout(functional.gelu(gate) * value)) + x)
+        rows = x.reshape(-1, x.shape[-1])
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return self._rows(rows).view_as(x)
+        return torch.cat([self._rows(some) for some in rows.split(ROWS)]).view_as(x)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """(n, width) to the same shape; nothing as wide as ``inner`` is copied."""
+        blocks, n = self.wo.weight.shape[0], len(x)
+        up = self.gated_layers(x.view(n, blocks, -1).transpose(0, 1))  # (blocks, n, 2 k)
+        if blocks % 2:  # a block has outputs of both halves
+            up = torch.cat(up.transpose(0, 1).reshape(n, -1).chunk(2, 1)).view(2, n, -1)
+        gate, value = up.chunk(2)  # (m, n, r k) each, with m r = blocks
+        inner = self.dropout(functional.gelu(gate) * value)
+        r = blocks // len(inner)
+        down = [
+            torch.bmm(some, self.wo.weight[j::r].transpose(1, 2))  # (m, n, width / blocks)
+            for j, some in enumerate(inner.chunk(r, 2))
+        ]
+        y = torch.stack(down, 1).flatten(0, 1).transpose(0, 1).reshape(n, -1)
+        normed: Tensor = self.layernorm(y + self.wo.bias + x)
+        return normed
 
 
 class Mixer(nn.Module):  # type: ignore[misc]
@@ -92,7 +117,8 @@ class Mixer(nn.Module):  # type: ignore[misc]
         p = torch.matmul(self.in_linear.weight, u) + self.in_linear.bias[:, None]
         if mask is not None:
             u, p = u * mask, p * mask
-        x1, x2, v = self.short_filter(p)[..., : h.shape[1]].chunk(3, dim=1)
+        weight, bias = (x.to(p.dtype) for x in (self.short_filter.weight, self.short_filter.bias))
+        x1, x2, v = Causal.apply(p, weight, bias).chunk(3, dim=1)
         gated = v * x1
         if mask is not None:
             gated = gated * mask
