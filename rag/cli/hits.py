@@ -104,9 +104,9 @@ def print_hits(
     for rank, (hit, queries) in enumerate(zip(hits, explained or (), strict=False), 1):
         for query in queries:
             out.print(_explanation(rank, hit, query))
-    for evidence in filter(None, (written, terms)):
-        for rank, hit in enumerate(hits, 1):
-            out.print(evidence.table(rank, hit))
+    for evidence in (written, terms):
+        for rank, hit in enumerate(hits if evidence is not None else (), 1):
+            out.print(evidence.table(rank, hit))  # type: ignore[union-attr]
 
 
 def _passage(hit: Hit, marked: Marked | None, size: int) -> Text:
