@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,7 @@ from rag.where import Where
 from tests.ray import five_segments
 from tests.ray.five_segments import asked, ranked
 
+Rag = Callable[..., tuple[int, str, str]]
 WHERE = [None, {"even": True}, {"year": {"lt": 1935}}, {"year": {"gt": 3000}}]
 
 
@@ -83,7 +87,7 @@ def test_any_cut_gives_the_same(
 ) -> None:
     count = len(wiki.snapshot().manifest.segments)
     ends = [0, *sorted(edges), count]
-    snapshot, _ = opened(wiki, list(zip(ends, ends[1:], strict=False)))
+    snapshot, _ = opened(wiki, list(pairwise(ends)))
     stage = stages()[name].model_copy(update={"top_k": k})
     questions = asked(2, question)
     assert ranked(stage, snapshot, questions) == ranked(stage, wiki, questions)
@@ -265,6 +269,97 @@ def test_an_index_whose_searcher_cannot_be_spread_is_refused(
     monkeypatch.delattr(LexicalIndex, "spread")
     with pytest.raises(InvalidInput, match="type lexical cannot be searched spread out"):
         snapshot.index("lexical")
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have shards opened in this process; those with the numbers in the list are away."""
+    away: list[int] = []
+
+    def opened_here(path: Path, state: Any, *, shards: int, ray: str, partial: Any) -> Any:
+        assert ray == "local"
+        cuts = spread.cut(state, shards, path)
+        made = InProcess(spread.openings(path, state, cuts))
+        for number in away:
+            made.shards[number] = None
+        return SpreadSnapshot(path, state, cuts, made, partial=partial)
+
+    monkeypatch.setattr(spread, "opened", opened_here)
+    return away
+
+
+def test_the_command_line_says_what_is_partial(rag: Rag, wiki: Collection, here: list[int]) -> None:
+    question = ["search", "w1 w2", "-c", wiki.path, "--shards", "3"]
+    _, local, _ = rag("search", "w1 w2", "-c", wiki.path, "--json")
+    assert rag(*question, "--json") == (0, local, "")
+    code, out, err = rag(*question, "--partial", "ok", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"partial": None, "documents": json.loads(local)}
+    here.append(1)
+    code, out, err = rag(*question, "--partial", "ok", "--json")
+    assert (code, "shard 2 of 3" in err) == (0, True)
+    assert "shard 2 of 3" in json.loads(out)["partial"]
+    assert rag(*question, "--json")[:2] == (2, "")
+    code, out, err = rag("ask", *question[1:], "-p", "bm25-extract", "--partial", "ok", "--json")
+    assert "shard 2 of 3" in json.loads(out)["partial"] and "shard 2 of 3" in err
+
+
+def test_the_command_line_refuses_too_few_numbers(rag: Rag, wiki: Collection) -> None:
+    code, _, err = rag("search", "w1", "-c", wiki.path, "--ray", "local")
+    assert (code, "say with --shards N" in err) == (2, True)
+    code, _, err = rag("search", "w1", "-c", wiki.path, "--shards", "99")
+    assert (code, "99 shards are asked for" in err) == (2, True)
+
+
+def test_explanations_and_highlights_of_the_command_line_are_the_local_ones(
+    rag: Rag, wiki: Collection, here: list[int]
+) -> None:
+    for name in ("bm25", "seal"):
+        question = ["search", "w1 w2", "-c", wiki.path, "-p", name, "-k", "3", "--explain"]
+        expected = rag(*question, "--json")
+        assert expected[0] == 0
+        assert rag(*question, "--json", "--shards", "2") == expected
+
+
+def test_a_pipeline_closes_the_shards_that_it_opened(wiki: Collection, here: list[int]) -> None:
+    from rag.spread import Spread
+
+    one, two = (Pipeline([BM25()], wiki, spread=Spread(shards=2)) for _ in range(2))
+    assert one.snapshot is two.snapshot  # shared, and open until both are closed
+    snapshot: Any = one.snapshot
+    closed: list[bool] = []
+    snapshot.shards.close = lambda: closed.append(True)
+    one.close()
+    assert closed == []
+    two.close()
+    assert closed == [True]
+
+
+def test_spread_is_of_the_outermost_pipeline(wiki: Collection, tmp_path: Path) -> None:
+    from rag.errors import InvalidFile
+    from rag.spread import Spread
+
+    with pytest.raises(InvalidInput, match="has 'spread'; give that to the pipeline around it"):
+        Pipeline([BM25()], str(wiki.path), spread=Spread(shards=2)).as_stage()
+    (tmp_path / "inner.yaml").write_text("kind: pipeline\nspread: {shards: 2}\nstages: [bm25]\n")
+    outer = tmp_path / "outer.yaml"
+    outer.write_text("kind: pipeline\nstages:\n  - pipeline: ./inner.yaml\n")
+    with pytest.raises(InvalidFile, match=r"outer.yaml:3:.*which the pipeline around it decides"):
+        Pipeline.load(outer)
+    snapshot, _ = opened(wiki, 2)
+    with pytest.raises(InvalidInput, match="found SpreadSnapshot"):
+        Pipeline([BM25()], snapshot, spread=Spread(shards=2)).run(["w1"])
+
+
+def test_a_file_with_a_wrong_spread_says_where(tmp_path: Path) -> None:
+    from rag.errors import InvalidFile
+
+    file = tmp_path / "a.yaml"
+    file.write_text("kind: pipeline\nspread: {shards: 0, parts: 2}\nstages: [bm25]\n")
+    with pytest.raises(InvalidFile) as caught:
+        Pipeline.load(file)
+    assert "a.yaml:2:18: spread.shards" in str(caught.value)
+    assert "a.yaml:2:21: spread.parts" in str(caught.value)
 
 
 def test_a_shard_refuses_another_collection_at_its_path(wiki: Collection, tmp_path: Any) -> None:
