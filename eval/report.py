@@ -102,6 +102,8 @@ def evaluate(
     pipeline: Pipeline,
     *,
     measures: Sequence[str] | None = None,
+    workers: int | None = None,
+    ray: str | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Ask a dataset's questions and measure what comes back.
@@ -117,6 +119,9 @@ def evaluate(
         dataset: A dataset, or its folder.
         pipeline: The pipeline; it stays open.
         measures: By ir-measures' names (``nDCG@10``, ``AP``), trec_eval's, ``EM`` or ``F1``.
+        workers: Processes that answer; default: this one alone, and on Ray as many as there is
+            room for. The dataset is then read from its folder, and the collection from its own.
+        ray: Answer on a Ray cluster: ``local``, or the address of one (docs/ray.md).
         progress: Called with ("questions", done, total).
 
     Raises:
@@ -131,10 +136,21 @@ def evaluate(
     questions = {name: text for name, text in data.questions.items() if name in asked}
     results = Results(data.qrels if by_rank else {}, answered=bool(by_answer))
     start = time.perf_counter()
-    for done, batch in batches(questions, pipeline):
-        results.take(batch)
-        if progress is not None:
-            progress("questions", done, len(questions))
+    if ray is None and workers in (None, 1):
+        for done, batch in batches(questions, pipeline):
+            results.take(batch)
+            if progress is not None:
+                progress("questions", done, len(questions))
+    else:
+        from rag.eval.work import spread
+
+        kept = {"ranked": bool(by_rank), "answered": bool(by_answer)}
+        how: dict[str, Any] = {"workers": workers, "ray": ray, "progress": progress}
+        for part in spread(data, questions, pipeline, **kept, **how):
+            results.add(part)
+            if progress is not None:
+                progress("questions", len(results.run or results.answers), len(questions))
+        results.sort(questions)
     seconds = time.perf_counter() - start
     values = []
     if by_rank:

@@ -61,6 +61,20 @@ class Results:
             if "answer" in batch:
                 self.answers |= {batch.ids[row]: batch["answer"][row] for row in good}
 
+    def add(self, other: Results) -> None:
+        """Keep what another has kept of other questions."""
+        self.run |= other.run
+        self.answers |= other.answers
+        self.failed |= other.failed
+        self.collection = self.collection or other.collection
+
+    def sort(self, questions: Mapping[str, str]) -> None:
+        """Put what is kept into the order of the questions."""
+        for kept in (self.run, self.answers, self.failed):
+            values = {name: kept[name] for name in questions if name in kept}
+            kept.clear()
+            kept.update(values)
+
     def _rank(self, ids: Sequence[str], documents: Ranking) -> None:
         if not self._column:
             self._column = judged_column(self.qrels, documents.snapshot)

@@ -7,6 +7,7 @@
     indexes:
       lexical: {type: lexical, stemmer: porter}
     pipeline: bm25-extract                     # optional; the default pipeline
+    resources: {index: {gpus: 1}}              # optional; what workers need on Ray (docs/ray.md)
 
 The path of the source starts at the file's folder, unless it is absolute.
 """
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 from rag import registry
 from rag.collection.kinds import INDEX_NAME, IndexKind
 from rag.errors import InvalidInput, NotFound
+from rag.jobs import Resources
 from rag.passages import RESERVED, FieldType
 from rag.pipelines.report import Report, joined
 from rag.pipelines.validate import Spot, closest, shown, validated
@@ -39,6 +41,7 @@ class IndexFile(BaseModel):
     split: Split | None = None
     indexes: dict[str, SkipValidation[IndexKind]]
     pipeline: str | None = None
+    resources: dict[str, Resources] = {}
 
 
 class IndexHead(BaseModel):
@@ -54,6 +57,9 @@ class IndexHead(BaseModel):
         description="Name of an index: its type and settings.", min_length=1
     )
     pipeline: str | None = Field(None, description="The default pipeline of the collection.")
+    resources: dict[Literal["index", "merge", "train", "build"], Resources] = Field(
+        {}, description="What a worker needs in a step, where the job runs on a Ray cluster."
+    )
 
 
 def read_index(root: Node, report: Report, folder: Path) -> IndexFile | None:
@@ -68,7 +74,12 @@ def read_index(root: Node, report: Report, folder: Path) -> IndexFile | None:
         return None
     _pipeline(head.pipeline, spot, report)
     return IndexFile(
-        source=source, fields=head.fields, split=split, indexes=indexes, pipeline=head.pipeline
+        source=source,
+        fields=head.fields,
+        split=split,
+        indexes=indexes,
+        pipeline=head.pipeline,
+        resources=dict(head.resources),
     )
 
 

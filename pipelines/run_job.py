@@ -110,7 +110,7 @@ def run_file(
     if ray is not None:  # workers may run in another folder
         out = out.absolute()
     run = executor(workers, ray, progress, {work.__name__: resources})
-    spec = replace(_spec(pipeline, seed, documents, texts, alone=alone), form=form)
+    spec = replace(spec_of(pipeline, seed, documents, texts, alone=alone), form=form)
     if ray is not None and spec.collection is not None:
         spec = replace(spec, collection=spec.collection.absolute())
     rows = [row_key(part) for part in parts(source)]
@@ -165,7 +165,7 @@ def _done(
         yield from rescued(error, run)
 
 
-def _spec(pipeline: Pipeline, seed: int, documents: int, texts: bool, *, alone: bool) -> Spec:
+def spec_of(pipeline: Pipeline, seed: int, documents: int, texts: bool, *, alone: bool) -> Spec:
     """What a worker needs; the manifest is pinned later."""
     number, given = None, pipeline.collection
     if isinstance(given, Snapshot):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rag.cli.ask import OfCollection, WithPipeline, loaded
+from rag.cli.jobs import OnRay, Workers
 from rag.cli.output import JsonFlag, console, print_json, progress
 
 
@@ -38,6 +39,8 @@ def evaluate(
         Path | None,
         typer.Option("--save-run", help="Write the run in TREC's format.", show_default=False),
     ] = None,
+    workers: Workers = None,
+    ray: OnRay = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a pipeline on a dataset's questions.
@@ -46,6 +49,7 @@ def evaluate(
     Examples:
       rag eval examples/xquad-en -c wiki -p bm25-extract
       rag eval examples/xquad-en -c wiki -p bm25 -m nDCG@10 --save-run bm25.trec --json
+      rag eval examples/xquad-en -c wiki -p bm25-qa --workers 4
     """  # noqa: D301
     from rag import eval as evaluation
     from rag.errors import NotFound
@@ -54,7 +58,12 @@ def evaluate(
         raise NotFound(f"{save_run}: there is no folder {save_run.parent}; make it first")
     with loaded(pipeline, collection) as opened, progress() as tell:
         report = evaluation.evaluate(
-            evaluation.load(dataset, split=split), opened, measures=measure, progress=tell
+            evaluation.load(dataset, split=split),
+            opened,
+            measures=measure,
+            workers=workers,
+            ray=ray,
+            progress=tell,
         )
     if save_run is not None:
         evaluation.write_run(save_run, report.run, tag=report.pipeline)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rag.cli.ask import OfCollection, WithPipeline, loaded
+from rag.cli.jobs import OnRay, Workers, tell_failures
 from rag.cli.output import JsonFlag, plural, print_json, progress
 
 
@@ -43,7 +44,8 @@ def mine(
             show_default=False,
         ),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that mine.")] = 1,
+    workers: Workers = None,
+    ray: OnRay = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Mine hard negatives: what a pipeline finds that does not answer; resumed after a kill.
@@ -67,8 +69,10 @@ def mine(
             depth=depth,
             scores=scores,
             workers=workers,
+            ray=ray,
             progress=tell,
         )
+    tell_failures(done.failures)
     if done.failed:
         print(
             f"warning: {plural(done.failed, 'question')} of {done.rows:,} could not be mined; "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rag.cli.ask import OfCollection, WithPipeline, loaded
+from rag.cli.jobs import OnRay, Workers, tell_failures
 from rag.cli.output import JsonFlag, plural, print_json, progress
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def run(
     ],
     collection: OfCollection = None,
     pipeline: WithPipeline = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that answer.")] = 1,
+    workers: Workers = None,
+    ray: OnRay = None,
     documents: Annotated[
         int, typer.Option("--documents", min=0, help="Passages written of each row.")
     ] = 10,
@@ -48,12 +50,13 @@ def run(
     Examples:
       rag run questions.jsonl answers.jsonl -c wiki -p bm25-extract
       rag run queries.jsonl.gz answers.jsonl -c wiki -p mine.yaml --workers 4
+      rag run queries.jsonl answers.jsonl -c /shared/wiki -p mine.yaml --ray 10.0.0.5:6379
       rag run nq-dev-kilt.jsonl predictions.jsonl -c wiki -p seal --kilt
     """  # noqa: D301
     from rag.pipelines.run_job import run_file
 
     form = "kilt" if kilt else "answers"
-    options: dict[str, Any] = {"workers": workers, "seed": seed, "form": form}
+    options: dict[str, Any] = {"workers": workers, "ray": ray, "seed": seed, "form": form}
     with loaded(pipeline, collection) as opened, progress() as tell:
         done = run_file(
             questions, out, opened, documents=documents, texts=texts, progress=tell, **options
@@ -62,6 +65,7 @@ def run(
 
 
 def _report(done: RunDone, as_json: bool) -> None:
+    tell_failures(done.failures)
     if done.failed:
         which = f"{plural(done.failed, 'row')} of {done.rows:,} failed"
         why = f'"error" in {done.out} says why; remove that file to have all done again'

@@ -158,7 +158,7 @@ class Collection:
                 return collection, Done(old, unchanged=True)
             reader, bad_file = collection._reader(resolved, wanted)
             done = index_job.mirror(collection.path, reader, wanted, job)
-            done = _with_bad(done, reader, bad_file)
+            done = _with_bad(done, reader, bad_file, job)
             collection._log(done, began, source=resolved.path, listing=listing, job="index")
         return collection, done
 
@@ -194,7 +194,7 @@ class Collection:
                 resolved = resolved.model_copy(update={"on_bad": on_bad})
                 reader, bad_file = self._reader(resolved, current)
                 done = add(place, reader, on_existing, job)
-                done = _with_bad(done, reader, bad_file)
+                done = _with_bad(done, reader, bad_file, job)
                 self._log(done, began, source=resolved.path, job="add")
         return done
 
@@ -232,6 +232,7 @@ class Collection:
         with running(job), leases.writing(self.path, rewrites=True):
             wanted = _entries(indexes)
             done = index_job.add_indexes(place, wanted, job, retrain=retrain)
+            done = replace(done, failures=tuple(job.executor.failures))
             self._log(done, began, job="add_index", indexes=sorted(indexes))
         return done
 
@@ -267,6 +268,7 @@ class Collection:
         began = time.monotonic()
         with running(job), leases.writing(self.path, rewrites=True):
             done = compact(_place(self.path, ray), job)
+            done = replace(done, failures=tuple(job.executor.failures))
             self._log(done, began, job="compact")
         return done
 
@@ -361,7 +363,7 @@ class Collection:
 
     def _log(self, done: Done, began: float, **entry: Any) -> None:
         entry |= {"seconds": round(time.monotonic() - began, 3)}
-        entry |= {"rows": done.added, "bad": done.bad}
+        entry |= {"rows": done.added, "bad": done.bad, "failures": done.failures}
         state = done.manifest
         log.record(self.path, state.number, manifest=state.checksum, **entry)
 
@@ -438,5 +440,6 @@ def _wanted(
     )
 
 
-def _with_bad(done: Done, reader: Reader, bad_file: Path) -> Done:
-    return replace(done, bad=reader.bad, bad_file=bad_file if reader.bad else None)
+def _with_bad(done: Done, reader: Reader, bad_file: Path, job: Job) -> Done:
+    done = replace(done, bad=reader.bad, bad_file=bad_file if reader.bad else None)
+    return replace(done, failures=tuple(job.executor.failures))

@@ -156,19 +156,29 @@ def read_pieces(
     """
     plan: list[Piece] = []
     indexes = settings_of(wanted)
+    made = kept_rows = planned = 0
+
+    def tell() -> None:
+        done = made + kept_rows
+        job.progress("read", reader.bytes_read * done // max(planned, 1), reader.bytes_total)
+        job.progress("rows", made, None)
 
     def tasks() -> Iterator[PieceTask]:
+        nonlocal kept_rows, planned
         for batch in partitions(batches, min(PARTITION_ROWS, job.segment_rows)):
             key = partition_key(batch)
             piece = kept.get(key) or build.keep_piece(collection, batch, key)
             plan.append(piece)
-            job.progress("read", reader.bytes_read, reader.bytes_total)
+            planned += piece.rows
+            kept_rows += piece.rows if key in kept else 0
+            tell()
             if key not in kept:
                 yield PieceTask(collection, piece, _lacking(indexes, piece, found))
 
     job.progress("read", 0, reader.bytes_total)
-    for _ in job.executor.map(build.build_piece, tasks()):
-        job.progress("read", reader.bytes_read, reader.bytes_total)
+    for _, rows in job.executor.map(build.build_piece, tasks()):
+        made += rows
+        tell()
     job.progress("read", reader.bytes_total, reader.bytes_total)
     return plan
 

@@ -36,7 +36,7 @@ class Done:
 
     ``added``, ``deleted`` and ``skipped`` are passages, and ``bad`` source rows that could not
     be read, which stand in ``bad_file``. ``unchanged`` says that the collection was as asked
-    before.
+    before. ``failures`` says which workers ended before their time.
     """
 
     manifest: Manifest
@@ -46,6 +46,7 @@ class Done:
     bad: int = 0
     bad_file: Path | None = None
     unchanged: bool = False
+    failures: tuple[str, ...] = ()
 
 
 def commit_after(collection: Path, base: Manifest | None, change: Change) -> Manifest:

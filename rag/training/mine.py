@@ -130,7 +130,7 @@ def mine(
     split: str | None = None,
     depth: int = DEPTH,
     scores: str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     progress: Progress = silent,
     **job: Any,
 ) -> RunDone:

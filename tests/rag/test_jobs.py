@@ -164,7 +164,9 @@ def test_all_others_are_done_before_a_lost_task_ends_the_job(work: object) -> No
 
 def test_workers_that_always_die_end_the_job(work: object) -> None:
     jobs = Processes(2)
-    with pytest.raises(BackendFailed, match=r"^die: 3 tasks ended .*; no other was tried.* fewer --workers"):
+    with pytest.raises(
+        BackendFailed, match=r"^die: 3 tasks ended .*; no other was tried.* fewer --workers"
+    ):
         list(jobs.map(work.die, range(50)))  # type: ignore[attr-defined]
     assert len(jobs.failures) < 50
 

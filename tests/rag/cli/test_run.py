@@ -44,6 +44,7 @@ def test_run_answers_a_file_and_then_has_nothing_to_do(
         "out": str(out),
         "rows": 2,
         "failed": 0,
+        "failures": [],
         "parts": 1,
         "made": 1,
         "manifest": 1,
