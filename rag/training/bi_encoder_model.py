@@ -69,17 +69,17 @@ class Vectors(nn.Module):  # type: ignore[misc]
         import tempfile
 
         from sentence_transformers import SentenceTransformer
-        from sentence_transformers.models import Normalize, Transformer
-        from sentence_transformers.models import Pooling as Pool
+        from sentence_transformers.sentence_transformer import modules as parts
 
         from rag.models.load import quiet
 
         with tempfile.TemporaryDirectory() as plain, quiet():
             self.bert.save_pretrained(plain)
             tokenizer.save_pretrained(plain)
-            read = Transformer(plain, max_seq_length=longest)
-            modules = [read, Pool(self.bert.config.hidden_size, pooling_mode=self._pooling)]
-            modules += [Normalize()] if self._normalize else []
+            read = parts.Transformer(plain, max_seq_length=longest)
+            width = self.bert.config.hidden_size
+            modules = [read, parts.Pooling(width, pooling_mode=self._pooling)]
+            modules += [parts.Normalize()] if self._normalize else []
             similarity = "cosine" if self._normalize else "dot"
             made = SentenceTransformer(modules=modules, similarity_fn_name=similarity, device="cpu")
             made.save(str(folder), create_model_card=False)

@@ -78,24 +78,31 @@ def question_rows(
             f"the training side (such as {without[0]!r}); mine them from the same data and split: "
             "rag mine DATA -c COLLECTION --out FILE"
         )
-    rows = [
+    _check(negatives, mined, side, split.documents)
+    rows = [row for name, its in mined.items() for row in _rows(name, its, side, scored=scored)]
+    left = len(side.questions) - len({row.name for row in rows})
+    said = f"{len(rows):,} pairs of a question and a passage, with hard negatives of {negatives}"
+    return rows, [f"{said}; {left:,} questions without any are left out." if left else f"{said}."]
+
+
+def _rows(name: str, its: Mined, side: Side, *, scored: bool) -> list[Row]:
+    """A row for each positive; what is held back is no negative."""
+    kept = [at for at, passage in enumerate(its.negatives) if passage in side.documents]
+    if not kept:
+        return []
+    names = tuple(its.negatives[at] for at in kept)
+    scores = tuple(its.negative_scores[at] for at in kept) if scored else ()
+    return [
         Row(
             name,
             side.questions[name],
             positive,
-            its.negatives,
-            (score, *its.negative_scores) if scored else (),
+            names,
+            (its.positive_scores[place], *scores) if scored else (),
         )
-        for name, its in mined.items()
-        if its.negatives
-        for positive, score in zip(
-            its.positives, its.positive_scores or (0.0,) * len(its.positives), strict=True
-        )
+        for place, positive in enumerate(its.positives)
+        if positive in side.documents
     ]
-    _check(negatives, rows, side, split.documents)
-    said = f"{len(rows):,} pairs of a question and a passage, with hard negatives of {negatives}"
-    left = f"; {len(without):,} questions without any are left out" if without else ""
-    return rows, [f"{said}{left}."]
 
 
 def title_rows(documents: Mapping[str, Document]) -> list[Row]:
@@ -162,19 +169,21 @@ def _scores(
     return tuple(map(float, found))
 
 
-def _check(file: Path, rows: Sequence[Row], side: Side, documents: Mapping[str, Document]) -> None:
-    for row in rows:
-        for passage in (row.positive, *row.negatives):
+def _check(
+    file: Path, mined: Mapping[str, Mined], side: Side, documents: Mapping[str, Document]
+) -> None:
+    for name, its in mined.items():
+        for passage in (*its.positives, *its.negatives):
             if passage not in documents:
                 raise InvalidInput(
-                    f"{file}: question {row.name!r}: the passage {passage!r} is not among the "
+                    f"{file}: question {name!r}: the passage {passage!r} is not among the "
                     f"{len(documents):,} documents; name in data.path the collection that it was "
                     "mined from, or mine from these documents"
                 )
-        relevant = {d for d, grade in side.qrels.get(row.name, {}).items() if grade > 0}
-        if both := sorted(relevant.intersection(row.negatives)):
+        relevant = {d for d, grade in side.qrels.get(name, {}).items() if grade > 0}
+        if both := sorted(relevant.intersection(its.negatives)):
             raise InvalidInput(
-                f"{file}: question {row.name!r}: the negative {both[0]!r} is judged relevant; mine "
+                f"{file}: question {name!r}: the negative {both[0]!r} is judged relevant; mine "
                 "again with the judgements that are trained on"
             )
 

@@ -7,10 +7,11 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.rag.encoders import tiny_bert
 
 WORDS = tiny_bert.WORDS
-NUMBERS = 6
 
 
 def model_folder(folder: Path, **settings: Any) -> Path:
@@ -44,7 +45,7 @@ def data_folder(folder: Path, documents: int = 24) -> Path:
 def recipe(folder: Path, objective: str, data: Path, model: Path, **changes: Any) -> Any:
     from rag.training import load_recipe
 
-    train = {"steps": NUMBERS, "batch": 4, "learning_rate": 1e-2, "save_every": 2}
+    train = {"steps": 4, "batch": 4, "learning_rate": 1e-2, "save_every": 2}
     given = {
         "kind": "recipe",
         "objective": objective,
@@ -57,3 +58,64 @@ def recipe(folder: Path, objective: str, data: Path, model: Path, **changes: Any
     file = folder / "recipe.yaml"
     file.write_text(json.dumps(given))  # JSON is YAML
     return load_recipe(file)
+
+
+def cross_encoder(folder: Path) -> Path:
+    """A cross-encoder of random weights, as sentence-transformers saves it."""
+    tiny_bert.bert("BertForSequenceClassification", num_labels=1).save_pretrained(folder)
+    tiny_bert.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def negatives_file(file: Path, data: Path) -> Path:
+    """What ``rag mine --scores`` would write of ``data_folder``'s questions: others' documents."""
+    questions = [json.loads(line) for line in (data / "queries.jsonl").read_text().splitlines()]
+    documents = [json.loads(line)["_id"] for line in (data / "corpus.jsonl").open()]
+    draw = random.Random(1)
+    with file.open("w") as out:
+        for question in questions:
+            own = f"d{question['_id'][1:].split('-')[0]}"
+            others = draw.sample([name for name in documents if name != own], 5)
+            row = {"id": question["_id"], "question": question["text"], "positives": [own]}
+            row |= {"negatives": others, "positive_scores": [2.0]}
+            row |= {"negative_scores": [draw.random() for _ in others], "error": None}
+            out.write(json.dumps(row) + "\n")
+    return file
+
+
+def goes_on(given: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that ends in its fourth update and goes on gives what one in one go gives."""
+    import torch
+
+    from rag.errors import TrainingFailed
+    from rag.training import loop
+    from rag.training.run import train
+
+    whole = train(given, folder / "whole")
+    compute = loop._Trainer.compute_loss
+
+    def stops(self: Any, *args: Any, **named: Any) -> Any:
+        if self.state.global_step == 3:
+            raise OSError("the machine went down")
+        return compute(self, *args, **named)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(loop._Trainer, "compute_loss", stops)
+        with pytest.raises(TrainingFailed, match="the machine went down.*checkpoint-2"):
+            train(given, folder / "parts")
+    parts = train(given, folder / "parts")
+    mine, theirs = weights(whole.model), weights(parts.model)
+    assert mine and mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert whole.report["scores"] == parts.report["scores"]
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """All tensors of a model's folder."""
+    from safetensors.torch import load_file
+
+    return {
+        f"{file.parent.name}/{name}" if file.parent != folder else name: tensor
+        for file in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(file).items()
+    }
