@@ -65,8 +65,8 @@ class Loop:
             raise InvalidInput(f"train: {error}") from None
         if arguments.world_size > 1:
             raise InvalidInput(
-                f"train: started as one of {arguments.world_size} processes; a recipe trains on one "
-                "device, so start it without torchrun"
+                f"train: started as one of {arguments.world_size} processes; a recipe trains on "
+                "one device, so start it without torchrun"
             )
         torch.set_num_threads(train.threads)
         places = _Places(task, self.steps * train.batch * train.accumulate, seed)

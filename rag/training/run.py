@@ -68,7 +68,7 @@ def train(recipe: Recipe, out: Path | str, *, progress: Progress | None = None) 
         InvalidInput, NotFound, BadRow: the data, the model or the settings cannot be used.
         TrainingFailed: a loss is not finite, or a checkpoint cannot be written.
     """
-    for module in ("torch", "transformers", "accelerate", "datasets", "matplotlib"):
+    for module in ("torch", "transformers", "accelerate", "matplotlib"):
         if find_spec(module) is None:
             raise MissingExtra("train", module)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

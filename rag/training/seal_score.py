@@ -18,6 +18,7 @@ from rag.retrievers.seal.spans import spans
 from rag.retrievers.seal.weigh import Scoring
 
 if TYPE_CHECKING:
+    from rag.collection.kinds import IndexKind
     from rag.retrievers.seal.model import SealModel
     from rag.training.data import Split
 
@@ -44,7 +45,7 @@ class Asked:
             for name, (title, text) in split.documents.items():
                 row = {"_id": name, "title": title, "text": text}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        indexes = {"lexical": Lexical(), "ngrams": NGrams(model=model)}
+        indexes: dict[str, IndexKind] = {"lexical": Lexical(), "ngrams": NGrams(model=model)}
         built = Collection.build(corpus.parent, Path(self._folder.name) / "c", indexes=indexes)
         self._snapshot = built[0].snapshot()
         self._index = self._snapshot.index("ngrams").index

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from rag.training.data import Split
     from rag.training.seal import Seal
 
+SPANS_ALONE = 3
+"""Spans of a passage that is learned without a question, beside its title once, as published."""
+
 
 class SealTask(Task):
     """What is learned from the training side.
@@ -125,24 +128,26 @@ class SealTask(Task):
         if key not in self._chances:
             self._chances[key] = chances(overlaps(text, document.text, how.words), how.temperature)
         chosen = drawn(spans(document.text, how.words), self._chances[key], how.spans, draw)
-        return self._seal.prompts(text, titles=True), self._targets(chosen, document.title)
+        return self._seal.prompts(text, titles=True), self._targets(
+            chosen, document.title, how.titles
+        )
 
     def _alone(self, name: str, draw: np.random.Generator) -> tuple[list[list[int]], list[Target]]:
         """A passage without a question: a span of it stands in its place, behind another mark."""
         document, how = self._split.train.documents[name], self._settings
         every = spans(document.text, how.words)
         given, *_ = drawn(every, None, 1, draw)
-        chosen = drawn(every, None, how.spans, draw)
+        chosen = drawn(every, None, SPANS_ALONE, draw)
         prompts = self._seal.family.prompts(given)
         if self._two_sided:
             marked = [f"{prompt} || p" for prompt in prompts]
         else:
             marked = [prompt.replace("Question:", "Excerpt:", 1) for prompt in prompts]
         ids = self._tokenizer(marked, add_special_tokens=True, verbose=False)["input_ids"]
-        return ids, self._targets(chosen, document.title)
+        return ids, self._targets(chosen, document.title, min(1, how.titles))
 
-    def _targets(self, chosen: dict[str, int], title: str) -> list[Target]:
-        layout, titled = self._seal.layout, self._settings.titles if title.strip() else 0
+    def _targets(self, chosen: dict[str, int], title: str, titles: int) -> list[Target]:
+        layout, titled = self._seal.layout, titles if title.strip() else 0
         texts = [layout.lead + text for text in chosen] + ([layout.lead + title] if titled else [])
         ids = self._seal.encode(texts)
         end = [self._tokenizer.eos_token_id] if self._two_sided else []

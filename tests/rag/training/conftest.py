@@ -5,11 +5,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("accelerate")
-
-from tests.rag.training import tiny_objective  # noqa: F401  it registers itself
-
 
 def write_data(folder: Path, articles: int = 6, each: int = 3) -> Path:
     """A dataset in BEIR's layout: every article has a few documents, each with two questions."""

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
+pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
+pytest.importorskip("matplotlib")
 
 from rag.errors import Conflict, TrainingFailed
 from rag.training.recipe import Recipe, load_recipe
 from rag.training.run import Trained, train
+from tests.rag.training import tiny_objective  # noqa: F401  it registers itself
 
 STEPS = 30
 

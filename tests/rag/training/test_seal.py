@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
+pytest.importorskip("peft")
+pytest.importorskip("matplotlib")
 
 from rag.errors import InvalidInput  # noqa: E402
 from rag.retrievers.seal.model import SealModel  # noqa: E402

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class LineTask(Task):
         off = (out[:, 0] - 2 * torch.tensor(list(every.values())) / 50).abs().tolist()
         return {"loss": dict(zip(every, off, strict=True))}
 
-    def references(self) -> dict[str, dict[str, float]]:
+    def references(self) -> dict[str, Mapping[str, float]]:
         return {"nothing": dict.fromkeys(self._split.held.questions, 1.0)}
 
     def save(self, folder: Path) -> None:
