@@ -91,6 +91,7 @@ class Pool(ABC):
         """Remember the numbers; workers start when there are tasks for them."""
         self.workers, self.progress = workers, progress
         self.failures: list[str] = []
+        self.tries = TRIES
         self._idle: list[tuple[Worker, float]] = []
         self._starting: list[Worker] = []
         self._busy: dict[Worker, _Turn] = {}
@@ -173,7 +174,7 @@ class Pool(ABC):
         """Give tasks to workers; those to do ``again`` come ``last``, or else first."""
         while self._idle:
             if again and not last:
-                if again[0].tries == TRIES - 1 and self._busy:
+                if again[0].tries == self.tries - 1 and self._busy:
                     return
                 queue = again
             elif waiting:
@@ -227,7 +228,7 @@ class Pool(ABC):
             turn.tries, turn.moves = turn.tries + died.blame, turn.moves + (not died.blame)
             if turn.moves > MOVES and died.error is not None:
                 raise died.error from None
-            if turn.tries < TRIES and turn.moves <= MOVES:
+            if turn.tries < self.tries and turn.moves <= MOVES:
                 again.append(turn)
             else:
                 lost.append(Lost(turn.task, turn.tries + turn.moves, died.why))
@@ -247,7 +248,7 @@ class Pool(ABC):
         doing = f"while it did {label(turn.task)}" if turn is not None else "while it had no task"
         tried = ""
         if turn is not None and died.blame:
-            tried = f" (try {turn.tries + 1} of {TRIES})"
+            tried = f" (try {turn.tries + 1} of {self.tries})"
         said = f"{worker.name} ended {doing}{tried}: {died.why}"
         self.failures.append(said)
         log.warning("%s", said)

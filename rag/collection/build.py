@@ -251,6 +251,30 @@ def build_piece(task: PieceTask) -> int:
     return task.piece.rows
 
 
+@dataclass(frozen=True)
+class ProbeTask(InCollection):
+    """Try to build rows ``start`` to ``stop`` of a partition."""
+
+    collection: Path
+    piece: Piece
+    indexes: Settings
+    start: int
+    stop: int
+
+    @property
+    def label(self) -> str:
+        """How many rows are tried."""
+        return f"a trial of {self.stop - self.start:,} passages"
+
+
+def probe_piece(task: ProbeTask) -> None:
+    """Build what indexes need of these rows, and keep nothing of it."""
+    rows = pa.Table.from_batches([task.piece.read()]).slice(task.start, task.stop - task.start)
+    for index in task.indexes:
+        with aside(task.collection) as out:
+            index.kind.build(rows, out)
+
+
 def piece_place(
     collection: Path, index: IndexSpec, kind: PlainKind | EncodedKind, piece: str
 ) -> tuple[Path, str]:
