@@ -47,9 +47,12 @@ def rows(
 ) -> list[dict[str, Any]]:
     """The rows of the table: every measure before and after, and the first by other means.
 
-    ``after_minus`` is how much the trained model has more than the row, with its interval.
+    ``after_minus`` is how much the trained model has more than the row, and ``minus_reference`` how
+    much the row has more than the first of the other means, each with its paired interval.
     """
     found = []
+    first = next(iter(after), "").partition(" ")[0]
+    main = next(iter(references.values()), {})
     for number, (measure, values) in enumerate(after.items()):
         every = [("before", before.get(measure, {})), ("after", values)]
         every += list(references.items()) if number == 0 else []
@@ -60,6 +63,8 @@ def rows(
             row["mean"], row["low"], row["high"] = _round(interval(list(its.values())))
             if name != "after":
                 row["after_minus"] = _round(paired(values, its))
+            if main and its != main and measure.partition(" ")[0] == first:
+                row["minus_reference"] = _round(paired(its, main))
             row["higher_is_better"] = task.higher_is_better(measure)
             found.append(row)
     return found
@@ -156,16 +161,18 @@ def _text(report: Mapping[str, Any]) -> str:
     lines += [recipe["description"], ""] if recipe.get("description") else []
     lines += ["## Scores on what was held back", ""]
     if report["scores"]:
-        lines += ["| | measure | mean | 95% interval | after minus this (paired) | n |"]
-        lines += ["| --- | --- | --- | --- | --- | --- |"]
+        main = next(iter(report["values"]["references"]), None)
+        against = f" this minus {main} |" if main else ""
+        lines += [f"| | measure | mean | 95% interval | after minus this |{against} n |"]
+        lines += ["| --- | --- | --- | --- | --- |" + (" --- |" if main else "") + " --- |"]
         for row in report["scores"]:
-            minus = row.get("after_minus")
-            more = "" if minus is None else f"{minus[0]:+.4f} ({minus[1]:+.4f} to {minus[2]:+.4f})"
+            other = f" {_signed(row.get('minus_reference'))} |" if main else ""
             lines.append(
                 f"| {row['row']} | {row['measure']} | {row['mean']:.4f} | {row['low']:.4f} to "
-                f"{row['high']:.4f} | {more} | {row['n']:,} |"
+                f"{row['high']:.4f} | {_signed(row.get('after_minus'))} |{other} {row['n']:,} |"
             )
-        lines += ["", "Intervals: bootstrap over the questions or documents, 10,000 draws."]
+        note = "Intervals are of 95%, by 10,000 draws of a bootstrap over questions or documents"
+        lines += ["", f"{note}; those of differences are paired."]
     else:
         lines += ["Nothing was held back."]
     lines += ["", "## Training", "", "![training loss](loss.svg)", ""]
@@ -192,6 +199,14 @@ def _text(report: Mapping[str, Any]) -> str:
     lines += [f"- {key}: {value}" for key, value in facts.items()]
     lines += [f"- {note}" for note in report["notes"]]
     return "\n".join(lines) + "\n"
+
+
+def _signed(values: Sequence[float] | None) -> str:
+    """A difference with its interval, or nothing."""
+    if values is None:
+        return ""
+    mean, low, high = values
+    return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
 
 
 def _side(size: Mapping[str, int]) -> str:
