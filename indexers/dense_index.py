@@ -147,14 +147,18 @@ class DenseIndex:
             _exact(part.vectors, queries, keep, first, best, np.flatnonzero(lacking))
         return None
 
-    def _score(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The products of one query with rows, each summed by itself in float64."""
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of these rows, (n, dimensions) float32; any order."""
         vectors = np.empty((len(rows), self.dimensions), np.float32)
         places = np.searchsorted(self._firsts, rows, "right") - 1
         for place in np.unique(places).tolist():
             mine = places == place
             vectors[mine] = self._parts[place].vectors[rows[mine] - self._firsts[place]]
-        products = vectors.astype(np.float64) * query
+        return vectors
+
+    def _score(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The products of one query with rows, each summed by itself in float64."""
+        products = self.vectors(rows).astype(np.float64) * query
         found: NDArray[np.float32] = products.sum(1).astype(np.float32)
         return found
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rag.cli.output import JsonFlag, console, plural, print_json, progress
+from rag.cli.jobs import OnRay, Workers, tell_failures
+from rag.cli.kinds import asked_kinds
+from rag.cli.output import JsonFlag, plural, print_json, progress
 from rag.errors import InvalidInput
 
 if TYPE_CHECKING:
     from rag.collection import Done
-    from rag.collection.kinds import IndexKind
 
 
 Dir = Annotated[Path, typer.Argument(help="The collection's folder.", show_default=False)]
-Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes that build.")]
 SegmentRows = Annotated[
     int, typer.Option("--segment-rows", min=1, help="The most passages in a segment.")
 ]
@@ -48,7 +48,7 @@ def index(
         list[str] | None,
         typer.Option(
             "--index",
-            help="An index to build; may be repeated. Default: lexical.",
+            help="An index to build, by its type, or NAME=TYPE; may be repeated. Default: lexical.",
             show_default=False,
         ),
     ] = None,
@@ -62,26 +62,35 @@ def index(
         ),
     ] = None,
     encoder: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--encoder",
             help="For an index of vectors (dense, sparse): a folder, a name at Hugging Face, or "
-            "minilm.",
+            "minilm. One for all of them, or one for each in their order.",
             show_default=False,
         ),
     ] = None,
     factory: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--factory",
-            help="For --index dense: FAISS's name of an index, such as HNSW32. Default: Flat, "
-            "which is exact.",
+            help="For --index dense: FAISS's name of an index, such as HNSW32 or IVF1024,PQ48x4fs. "
+            "Default: Flat, which is exact. One for all, or one for each.",
             show_default=False,
         ),
     ] = None,
+    retrain: Annotated[
+        bool,
+        typer.Option(
+            "--retrain",
+            help="Have a factory that learns (IVF, PQ) learn anew from all passages that are "
+            "there; nothing is encoded.",
+        ),
+    ] = False,
     on_bad: Bad = None,
     segment_rows: SegmentRows = 1_000_000,
-    workers: Workers = 1,
+    workers: Workers = None,
+    ray: OnRay = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Make a collection equal a source, or add an index to a collection.
@@ -92,28 +101,45 @@ def index(
     Examples:
       rag index examples/xquad-en --out wiki
       rag index wiki.yaml --out wiki --workers 4
+      rag index wiki.yaml --out /shared/wiki --ray 10.0.0.5:6379
       rag index wiki --index lexical
       rag index wiki --index ngrams --model smollm2
       rag index wiki --index dense --encoder minilm
-      rag index wiki --index sparse --encoder ./svdr-msmarco
+      rag index wiki --index fast=dense --encoder minilm --factory IVF1024,PQ48x4fs
+      rag index wiki --index dense --encoder minilm --index sparse --encoder ./svdr-msmarco
     """  # noqa: D301
     from rag.collection import Collection
 
-    options = {"model": model, "encoder": encoder, "factory": factory}
-    given = {key: value for key, value in options.items() if value is not None}
+    options = {"model": [model] if model else None, "encoder": encoder, "factory": factory}
+    given = {key: value for key, value in options.items() if value}
     if out is None:
-        _add_index(source, index, given, workers, as_json)
+        _add_index(source, index, given, {"workers": workers, "ray": ray}, as_json, retrain)
         return
+    if retrain:
+        raise InvalidInput(
+            f"--retrain: with a source, indexes learn anew where it has changed; without --out, "
+            f"'rag index {out} --index NAME --retrain' has an index that is there learn anew"
+        )
     settings = _source(source, index, given, on_bad)
     with progress() as tell:
         _, done = Collection.build(
-            path=out, segment_rows=segment_rows, workers=workers, progress=tell, **settings
+            path=out,
+            segment_rows=segment_rows,
+            workers=workers,
+            ray=ray,
+            progress=tell,
+            **settings,
         )
     _report(out, done, as_json)
 
 
 def _add_index(
-    source: str, index: list[str] | None, given: dict[str, str], workers: int, as_json: bool
+    source: str,
+    index: list[str] | None,
+    given: dict[str, list[str]],
+    on: dict[str, Any],
+    as_json: bool,
+    retrain: bool,
 ) -> None:
     from rag.collection import Collection
 
@@ -122,45 +148,15 @@ def _add_index(
         raise InvalidInput(f"where shall it go? add '--out DIR': rag index {source} --out DIR")
     if not index:
         raise InvalidInput(f"which index? add '--index NAME': rag index {source} --index lexical")
+    kinds = asked_kinds(index, given)
     with progress() as tell:
-        done = Collection.open(path).add_index(_kinds(index, given), workers=workers, progress=tell)
+        opened = Collection.open(path)
+        done = opened.add_index(kinds, retrain=retrain, progress=tell, **on)
     _report(path, done, as_json)
 
 
-_MISSING = {
-    "model": "which model? its tokenizer is needed; add '--model NAME', "
-    "such as --model smollm2 or --model facebook/bart-large",
-    "encoder": "which encoder? add '--encoder NAME', such as --encoder minilm",
-}
-_TAKEN_BY = {"model": "ngrams", "encoder": "dense", "factory": "dense"}
-"""An index kind that has the setting, for errors."""
-
-
-def _kinds(names: list[str], given: dict[str, str]) -> dict[str, IndexKind]:
-    """An index kind for each name, which is also its type; ``given`` goes where it is asked."""
-    from rag import registry
-
-    kinds = {}
-    used = set[str]()
-    for name in names:
-        cls = registry.find("indexes", name)
-        fields = getattr(cls, "model_fields", {})
-        for key, question in _MISSING.items():
-            if key in fields and fields[key].is_required() and key not in given:
-                raise InvalidInput(f"--index {name}: {question}")
-        own = {key: value for key, value in given.items() if key in fields}
-        used |= own.keys()
-        kinds[name] = cls(**own)
-    for key, value in given.items():
-        if key not in used:
-            raise InvalidInput(
-                f"--{key} {value}: no index asked for has one; add '--index {_TAKEN_BY[key]}'"
-            )
-    return kinds
-
-
 def _source(
-    source: str, index: list[str] | None, given: dict[str, str], on_bad: str | None
+    source: str, index: list[str] | None, given: dict[str, list[str]], on_bad: str | None
 ) -> dict[str, Any]:
     """The arguments of ``Collection.build`` for a path: those of an index YAML, or its own."""
     from rag.sources import detect
@@ -168,12 +164,12 @@ def _source(
     if not source.endswith((".yaml", ".yml")):
         found, settings = detect(source), dict[str, Any]()
         if index or given:
-            settings["indexes"] = _kinds(index or [], given)
+            settings["indexes"] = asked_kinds(index or [], given)
     else:
         from rag.pipelines.load import load_index
 
-        for key, value in given.items():
-            raise InvalidInput(f"--{key} {value}: {source} says which; change '{key}:' there")
+        for key, values in given.items():
+            raise InvalidInput(f"--{key} {values[0]}: {source} says which; change '{key}:' there")
         file = load_index(source)
         chosen = {**file.indexes}
         for name in index or ():
@@ -186,6 +182,7 @@ def _source(
             "split": file.split,
             "indexes": {n: kind for n, kind in chosen.items() if not index or n in index} or None,
             "pipeline": file.pipeline,
+            "resources": file.resources,
         }
     if on_bad is not None:
         found = found.model_copy(update={"on_bad": on_bad})
@@ -207,7 +204,8 @@ def add(
     ] = "fail",
     on_bad: Bad = None,
     segment_rows: SegmentRows = 1_000_000,
-    workers: Workers = 1,
+    workers: Workers = None,
+    ray: OnRay = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Add documents to a collection, in one commit.
@@ -226,6 +224,7 @@ def add(
             on_bad=on_bad or "stop",
             segment_rows=segment_rows,
             workers=workers,
+            ray=ray,
             progress=tell,
         )
     _report(collection, done, as_json)
@@ -252,7 +251,8 @@ def delete(
 def compact(
     collection: Dir,
     segment_rows: SegmentRows = 1_000_000,
-    workers: Workers = 1,
+    workers: Workers = None,
+    ray: OnRay = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Merge small segments and drop deleted passages.
@@ -265,7 +265,7 @@ def compact(
 
     opened = Collection.open(collection)
     with progress() as tell:
-        done = opened.compact(segment_rows=segment_rows, workers=workers, progress=tell)
+        done = opened.compact(segment_rows=segment_rows, workers=workers, ray=ray, progress=tell)
     _report(collection, done, as_json)
 
 
@@ -313,6 +313,7 @@ def clean(
 
 def _report(path: Path, done: Done, as_json: bool) -> None:
     state = done.manifest
+    tell_failures(done.failures)
     if as_json:
         print_json(
             {
@@ -327,6 +328,7 @@ def _report(path: Path, done: Done, as_json: bool) -> None:
                 "bad_rows": done.bad,
                 "bad_file": str(done.bad_file) if done.bad_file is not None else None,
                 "unchanged": done.unchanged,
+                "failures": list(done.failures),
             }
         )
         return
@@ -352,46 +354,47 @@ def info(
         int | None,
         typer.Option("--manifest", help="An older state, by number.", show_default=False),
     ] = None,
+    recall: Annotated[
+        bool,
+        typer.Option(
+            "--recall",
+            help="How many of the 10 and the 100 nearest passages each dense index finds.",
+        ),
+    ] = False,
+    queries: Annotated[
+        Path | None,
+        typer.Option(
+            "--queries",
+            help="With --recall: questions to search with, as rag run reads them. Default: 200 "
+            "passages, whose vectors are there.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Say what a collection holds.
 
     \b
-    Example:
+    Examples:
       rag info wiki
+      rag info wiki --recall --queries questions.jsonl
     """  # noqa: D301
+    from rag.cli.facts import print_facts, recalls
     from rag.collection import Collection
     from rag.collection.info import describe
 
+    if queries is not None and not recall:
+        raise InvalidInput("--queries: says what --recall searches with; add --recall")
     # Not Collection.open for an older one: the newest may be damaged.
     opened = Collection.open(collection) if manifest is None else Collection(collection)
     facts = describe(opened, manifest)
+    if recall:
+        for name, found in recalls(opened.snapshot(manifest), queries).items():
+            facts["indexes"][name]["recall"] = found
     if as_json:
         print_json(facts)
-        return
-    from rich.table import Table
-
-    table = Table("", "", title=str(collection), show_header=False, title_justify="left")
-    for key in ("manifest", "passages", "deleted", "characters", "bytes", "pipeline", "split"):
-        value = facts[key]
-        if value is not None:
-            table.add_row(key, f"{value:,}" if isinstance(value, int) else str(value))
-    for name, kind in facts["fields"].items():
-        table.add_row(f"field {name}", kind)
-    for name, entry in facts["indexes"].items():
-        settings = ", ".join(f"{key}: {value}" for key, value in entry["settings"].items())
-        sizes = [f"{entry['bytes']:,} bytes"]
-        for part in ("vectors", "trained"):
-            size = entry[f"{part}_bytes"]
-            sizes += [f"{part} {size:,}"] if size else []
-        table.add_row(f"index {name}", f"{entry['type']} ({settings}), {', '.join(sizes)}")
-    table.add_row("segments", str(len(facts["segments"])))
-    for entry in facts["segments"][:20]:
-        deleted = f", {entry['deleted']:,} deleted" if entry["deleted"] else ""
-        table.add_row(f"  {entry['folder'][:16]}…", f"{entry['rows']:,} rows{deleted}")
-    if len(facts["segments"]) > 20:
-        table.add_row("  …", f"{len(facts['segments']) - 20} more; --json lists all")
-    console().print(table)
+    else:
+        print_facts(collection, facts)
 
 
 def verify(collection: Dir, as_json: JsonFlag = False) -> None:
