@@ -53,6 +53,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "objectives": {
         "bi_encoder": "rag.training.bi_encoder:BiEncoder",
         "dupmae": "rag.training.dupmae:DupMAE",
+        "m2_bert": "rag.training.m2_bert_mlm:M2BertMLM",
+        "orthogonal_projection": "rag.training.m2_bert_pairs:OrthogonalProjection",
         "seal": "rag.training.seal:Seal",
         "vdr": "rag.training.vdr:VDR",
     },

@@ -76,6 +76,9 @@ class Task:
         numbers: list[int] = draw.permutation(len(self.rows)).tolist()
         return numbers
 
+    def tune(self, optimizer: Any) -> None:
+        """Change the groups of AdamW before the first step: rates of their own, betas."""
+
     def score(self) -> Scores:
         """Values of the held-back side; the first measure is the one that counts."""
         return {}
