@@ -7,6 +7,7 @@ named, as FAISS's own examples do, and is left away.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -172,37 +173,81 @@ def inner(index: Any) -> Any:
 
 
 def search(
-    index: Any, queries: NDArray[np.float32], k: int, keep: NDArray[np.bool_] | None
+    index: Any,
+    queries: NDArray[np.float32],
+    k: int,
+    keep: NDArray[np.bool_] | None,
+    effort: float = 1,
 ) -> NDArray[np.int64]:
-    """The rows that FAISS finds among those that ``keep`` has, (q, k) int64; -1 for none."""
+    """Candidates for the ``k`` nearest rows among those that ``keep`` has.
+
+    There are more of them than k where FAISS knows vectors only roughly. What takes no filter is
+    asked for more until k are left, or a quarter of the rows is reached.
+
+    Args:
+        index: of ``read``.
+        queries: (q, d) float32.
+        k: how many rows are wanted.
+        keep: (rows,) bool; None for all.
+        effort: factor of how many lists, nodes of a graph and candidates are looked at.
+
+    Returns:
+        (q, c) int64, -1 where fewer are found; c is at least k, or the number of kept rows.
+    """
+    faiss = library()
+    own = inner(index)
+    rows = index.ntotal
+    there = rows if keep is None else int(keep.sum())
+    wanted = min(there, max(k, math.ceil(k * _rough(index, own) * effort)))
+    if keep is None or not isinstance(own, faiss.IndexPQ | faiss.IndexPQFastScan):
+        params = _params(own, rows, there, wanted, keep, effort)
+        found: NDArray[np.int64] = index.search(queries, wanted, params=params)[1]
+        return found if keep is None else np.where(keep[found] & (found >= 0), found, -1)
+    least = min(k, there)
+    fetch = min(rows, wanted * rows // there + 16)
+    while True:
+        found = index.search(queries, fetch)[1]
+        found[~keep[found]] = -1
+        if fetch * 4 > rows or ((found >= 0).sum(1) >= least).all():
+            return found
+        fetch = min(rows, 2 * fetch)
+
+
+def _rough(index: Any, own: Any) -> int:
+    """How many candidates an index gives for each row that is wanted, as its scores are rough."""
+    faiss = library()
+    if own.d < index.d:
+        return 4
+    if isinstance(own, faiss.IndexHNSW):
+        own = faiss.downcast_index(own.storage)
+    if isinstance(own, faiss.IndexFlat | faiss.IndexIVFFlat):
+        return 1
+    coarse = faiss.ScalarQuantizer
+    if getattr(getattr(own, "sq", None), "qtype", None) in (
+        coarse.QT_8bit, coarse.QT_fp16, coarse.QT_bf16,
+    ):  # fmt: skip
+        return 2
+    return 4
+
+
+def _params(
+    own: Any, rows: int, there: int, wanted: int, keep: NDArray[np.bool_] | None, effort: float
+) -> Any:
+    """How FAISS searches an index for so many candidates, of ``rows`` of which ``there`` are."""
     faiss = library()
     settings: dict[str, Any] = {}
     if keep is not None:
         settings["sel"] = faiss.IDSelectorBitmap(np.packbits(keep, bitorder="little"))
-    own = inner(index)
-    if isinstance(own, faiss.IndexPQ | faiss.IndexPQFastScan):  # they take no selector
-        _, rows = index.search(queries, k if keep is None else index.ntotal)
-        return rows if keep is None else _kept(rows, keep, k)
     if isinstance(own, faiss.IndexHNSW):
-        # A graph is to look at more candidates than rows are asked for.
-        params = faiss.SearchParametersHNSW(efSearch=max(64, 2 * k), **settings)
-    elif hasattr(own, "nlist"):
-        params = faiss.SearchParametersIVF(nprobe=max(16, own.nlist // 16), **settings)
-    else:
-        params = faiss.SearchParameters(**settings)
-    _, rows = index.search(queries, k, params=params)
-    found: NDArray[np.int64] = rows
-    return found
-
-
-def _kept(rows: NDArray[np.int64], keep: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
-    """The first ``k`` kept rows of each query, (q, k); -1 for none."""
-    shown = (rows >= 0) & keep[rows]
-    order = np.argsort(~shown, axis=1, kind="stable")[:, :k]
-    found: NDArray[np.int64] = np.where(
-        np.take_along_axis(shown, order, 1), np.take_along_axis(rows, order, 1), -1
-    )
-    return found
+        return faiss.SearchParametersHNSW(
+            efSearch=math.ceil(effort * max(64, 2 * wanted)), **settings
+        )
+    if hasattr(own, "nlist"):
+        # Lists enough to hold four times the candidates, if they were of one size.
+        least = 4 * wanted * own.nlist / there
+        lists = math.ceil(effort * max(1.5 * math.sqrt(own.nlist), least))
+        return faiss.SearchParametersIVF(nprobe=min(own.nlist, lists), **settings)
+    return faiss.SearchParameters(**settings) if settings else None
 
 
 def _empty(factory: str, dimensions: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,10 +15,20 @@ if TYPE_CHECKING:
     from rag.collection.spread import Ask
     from rag.indexers.spread import SpreadIndex
 
-ROWS = 16_384
-"""Rows of a block of the exact search."""
+FIRST = 1024
+"""Rows of a block of the exact search while it has not found k rows."""
+ROWS = 2048
+"""Rows of a block after that: with 384 dimensions they stay in the cache."""
+LONG = 8192
+"""Rows of a block for few queries, whose time is that of reading the rows."""
 QUERIES = 256
-"""Queries of a block of it: a block of scores takes 16 MB."""
+"""Queries of a block."""
+FEW = 3
+"""Up to so many queries, a product of matrices is slower than one vector after another."""
+SPARSE = 0.5
+"""Where a filter keeps less than this, kept rows are copied together before they are compared."""
+RARE = 1 / 20
+"""Where it keeps less than this, they are searched exactly, without FAISS."""
 
 
 class Segment(NamedTuple):
@@ -42,8 +53,9 @@ class DenseIndex:
     def __init__(self, parts: Sequence[Segment], encoder: str, hash: str) -> None:
         """Take the segments in order; InvalidInput where their vectors have several widths."""
         self.encoder, self.hash = encoder, hash
-        self._parts = list(parts)
+        self._parts = [part._replace(vectors=_fixed(part.vectors)) for part in parts]
         self._firsts = np.cumsum([0, *(len(part.vectors) for part in parts)])
+        self._longest: float | None = None
         self.rows = int(self._firsts[-1])
         kinds = {(part.vectors.shape[1], part.similarity) for part in parts}
         if len(kinds) > 1:
@@ -58,12 +70,14 @@ class DenseIndex:
         *,
         keep: NDArray[np.bool_] | None = None,
         exact: bool = False,
+        effort: float = 1,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """The ``k`` nearest rows of each query.
 
-        An index without FAISS is searched exactly. With FAISS the rows it finds are scored anew by
-        their vectors; a segment whose filter leaves it too few is searched exactly, so that a
-        filter never costs hits.
+        A score is the inner product of query and vector, summed in float64 and rounded to float32:
+        it does not depend on the segments. What FAISS finds is scored so too. An index without
+        FAISS is searched exactly, as is a segment of which a filter leaves little, or where FAISS
+        finds fewer than k rows: a filter never costs hits.
 
         Args:
             queries: (q, dimensions) float32; their length does not matter where vectors are
@@ -71,33 +85,49 @@ class DenseIndex:
             k: the most hits of a query.
             keep: (rows,) bool, the rows that may be found; None for all.
             exact: search exactly in any case.
+            effort: of FAISS: twice the effort looks at twice as many rows, and finds more.
 
         Returns:
             Offsets (q + 1,) int64, rows (m,) int64 and scores (m,) float32; best first, ties by
             ascending row.
 
         Raises:
-            InvalidInput: k is below 1, queries or ``keep`` have another shape, or a query has a
-                component that is no finite number.
+            InvalidInput: k is below 1, ``effort`` not above 0, queries or ``keep`` have another
+                shape, or a query has a component that is no finite number.
         """
-        self._check(queries, k, keep)
+        self._check(queries, k, keep, effort)
         number = len(queries)
         if not number or not self.rows:
             return np.zeros(number + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        queries = queries.astype(np.float64)
+        lengths = np.linalg.norm(queries, axis=1)
         if self.similarity == "cosine":
-            lengths = np.linalg.norm(queries.astype(np.float64), axis=1, keepdims=True)
-            queries = (queries / np.where(lengths == 0, 1, lengths)).astype(np.float32)
-        queries = np.ascontiguousarray(queries)
-        best = _Best(number, min(k, self.rows))
+            queries /= np.where(lengths == 0, 1, lengths)[:, None]
+            lengths[:] = 1
+        best = _Best(queries.astype(np.float32), lengths, min(k, self.rows))
         for part, first in zip(self._parts, self._firsts[:-1].tolist(), strict=True):
-            own = None if keep is None else keep[first : first + len(part.vectors)]
-            if own is not None and own.all():
-                own = None
-            if part.index is None or exact:
-                _exact(part.vectors, queries, own, first, best)
+            rows = there = len(part.vectors)
+            own = None
+            if keep is not None:
+                own = keep[first : first + rows]
+                there = int(own.sum())
+                own = _fixed(own) if there < rows else None
+            if not there:
+                continue
+            if part.index is None or exact or there < RARE * rows:
+                self._exact(part, own, first, best)
             else:
-                self._by_faiss(part, queries, own, first, best)
-        return best.hits(self._score, queries)
+                self._by_faiss(part, own, there, first, best, effort)
+        return best.hits()
+
+    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The vectors of these rows, (n, dimensions) float32; any order."""
+        vectors = np.empty((len(rows), self.dimensions), np.float32)
+        places = np.searchsorted(self._firsts, rows, "right") - 1
+        for place in np.unique(places).tolist():
+            mine = places == place
+            vectors[mine] = self._parts[place].vectors[rows[mine] - self._firsts[place]]
+        return vectors
 
     def spread(self, ask: Ask) -> SpreadIndex:
         """This index with its segments searched by the shards that ``ask`` asks."""
@@ -105,9 +135,11 @@ class DenseIndex:
 
         return SpreadIndex(self, ask)
 
-    def _check(self, queries: Any, k: int, keep: NDArray[np.bool_] | None) -> None:
+    def _check(self, queries: Any, k: int, keep: NDArray[np.bool_] | None, effort: float) -> None:
         if k < 1:
             raise InvalidInput(f"k is {k}; expected at least 1")
+        if not effort > 0:
+            raise InvalidInput(f"effort is {effort}; expected above 0")
         if self._parts and (queries.ndim != 2 or queries.shape[1] != self.dimensions):
             raise InvalidInput(
                 f"queries have the shape {queries.shape}; the index was built with "
@@ -123,110 +155,141 @@ class DenseIndex:
     def _by_faiss(
         self,
         part: Segment,
-        queries: NDArray[np.float32],
         keep: NDArray[np.bool_] | None,
+        there: int,
         first: int,
         best: _Best,
+        effort: float,
     ) -> None:
         from rag.indexers import dense_faiss
 
-        there = len(part.vectors) if keep is None else int(keep.sum())
-        k = min(best.k, there)
-        if not k:
-            return
-        if there < len(part.vectors) // 20:  # a graph would mostly walk over rows that are hidden
-            return _exact(part.vectors, queries, keep, first, best)
-        rows = dense_faiss.search(part.index, queries, k, keep)
-        lacking = (rows < 0).any(1)
-        found = np.flatnonzero(~lacking)
-        if len(found):
-            own = rows[found]
-            scores = np.einsum("qd,qkd->qk", queries[found], part.vectors[own])
-            best.add(found, own + first, scores)
+        found = dense_faiss.search(part.index, best.queries, best.k, keep, effort)
+        lacking = (found >= 0).sum(1) < min(best.k, there)
+        found[lacking] = -1
+        best.offer_found(found, part.vectors, first)
         if lacking.any():
-            _exact(part.vectors, queries, keep, first, best, np.flatnonzero(lacking))
-        return None
+            self._exact(part, keep, first, best, np.flatnonzero(lacking))
 
-    def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The vectors of these rows, (n, dimensions) float32; any order."""
-        vectors = np.empty((len(rows), self.dimensions), np.float32)
-        places = np.searchsorted(self._firsts, rows, "right") - 1
-        for place in np.unique(places).tolist():
-            mine = places == place
-            vectors[mine] = self._parts[place].vectors[rows[mine] - self._firsts[place]]
-        return vectors
+    def _exact(
+        self,
+        part: Segment,
+        keep: NDArray[np.bool_] | None,
+        first: int,
+        best: _Best,
+        only: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Offer ``best`` the kept rows of a segment, whose rows begin at ``first``.
 
-    def _score(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The products of one query with rows, each summed by itself in float64."""
-        products = self.vectors(rows).astype(np.float64) * query
-        found: NDArray[np.float32] = products.sum(1).astype(np.float32)
-        return found
+        ``only``: the numbers of the queries that are searched; None for all.
+        """
+        slack = best.lengths * self._rounding()
+        numbers = np.arange(len(best.queries)) if only is None else only
+        rows = None
+        if keep is not None and keep.mean() < SPARSE:
+            rows, keep = np.flatnonzero(keep), None
+        count = len(part.vectors) if rows is None else len(rows)
+        stop = 0
+        while stop < count:
+            full = best.sizes.min() == best.k
+            start, most = stop, (LONG if len(numbers) <= FEW else ROWS) if full else FIRST
+            stop = min(start + most, count)
+            if rows is None:
+                block, names = part.vectors[start:stop], np.arange(start, stop)
+            else:
+                names = rows[start:stop]
+                block = _fixed(part.vectors[names])
+            own = _ALL if keep is None else keep[start:stop]
+            for begin in range(0, len(numbers), QUERIES):
+                some = numbers[begin : begin + QUERIES]
+                best.offer_block(some, block, own, names + first, slack[some], full)
+
+    def _rounding(self) -> float:
+        """How far a product in float32 may be off, for a query of the length 1.
+
+        Higham, *Accuracy and Stability of Numerical Algorithms*, 2002, (3.5): d u |q| |v|, in any
+        order of the sum, and u |q| |v| for the score itself; u is 2^-24.
+        """
+        if self._longest is None:
+            self._longest = 1.0001  # as float32 rounds vectors of the length 1
+            if self.similarity != "cosine":
+                squares = [
+                    float(np.einsum("ij,ij->i", block, block, dtype=np.float64).max())
+                    for part in self._parts
+                    for block in np.array_split(part.vectors, len(part.vectors) // LONG + 1)
+                    if len(block)
+                ]
+                self._longest = math.sqrt(max(squares, default=0))
+        return (self.dimensions + 2) * 2.0**-24 * self._longest
 
 
 class _Best:
-    """The best rows of each query so far, a few more than are asked for.
+    """The best ``k`` rows of each query so far, with their scores."""
 
-    A matrix product rounds a row's score differently from block to block. What is returned is
-    scored anew, one row like any other, so that it does not depend on the segments; the few more
-    are for rows that change places by that.
-    """
+    def __init__(self, queries: NDArray[np.float32], lengths: NDArray[np.float64], k: int) -> None:
+        """Take the queries, (q, d), and their lengths, (q,)."""
+        self.k = k
+        self.queries, self.lengths = np.ascontiguousarray(queries), lengths
+        self.sizes = np.zeros(len(queries), np.int64)
+        self._wide = queries.astype(np.float64)
+        self._scores = np.empty((len(queries), k), np.float32)
+        self._rows = np.empty((len(queries), k), np.int64)
 
-    def __init__(self, queries: int, k: int) -> None:
-        self.k, self.room = k, k + 8
-        self.scores = np.full((queries, self.room), -np.inf, np.float32)
-        self.rows = np.full((queries, self.room), -1, np.int64)
-
-    def add(
-        self, queries: NDArray[np.int64], rows: NDArray[np.int64], scores: NDArray[np.float32]
+    def offer_block(
+        self,
+        some: NDArray[np.int64],
+        block: NDArray[np.float32],
+        keep: NDArray[np.bool_],
+        names: NDArray[np.int64],
+        slack: NDArray[np.float64],
+        full: bool,
     ) -> None:
-        """Take further rows, (q, m), of the ``queries`` with these numbers."""
-        scores = np.concatenate([self.scores[queries], scores], axis=1)
-        rows = np.concatenate([self.rows[queries], rows], axis=1)
-        order = np.argpartition(-scores, self.room - 1, axis=1)[:, : self.room]
-        self.scores[queries] = np.take_along_axis(scores, order, 1)
-        self.rows[queries] = np.take_along_axis(rows, order, 1)
+        """Offer the queries with the numbers ``some`` the kept rows of a block, (m, d).
 
-    def hits(
-        self, score: Any, queries: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        sizes = np.zeros(len(queries) + 1, np.int64)
-        rows, scores = [], []
-        for number, query in enumerate(queries):
-            mine = self.rows[number]
-            mine = np.sort(mine[mine >= 0])
-            exact = score(query, mine)
-            order = np.lexsort((mine, -exact))[: self.k]
-            rows.append(mine[order])
-            scores.append(exact[order])
-            sizes[number + 1] = len(order)
-        return np.cumsum(sizes), np.concatenate(rows), np.concatenate(scores)
+        Where there are few queries or heaps are not ``full``, the scores of a query lie together,
+        else those of a row, which is how a product of matrices is fastest.
+        """
+        from rag.indexers import _kernels_dense
+
+        part = slice(int(some[0]), int(some[-1]) + 1)
+        together = part.stop - part.start == len(some)
+        take: Any = part if together else some
+        queries = self.queries[take]
+        heaps = self._scores[take], self._rows[take], self.sizes[take]
+        by_query = len(some) <= FEW or not full
+        if len(some) <= FEW:
+            scores = np.einsum("qj,ij->qi", queries, block)
+        else:
+            scores = block @ queries.T
+            if by_query:
+                scores = np.ascontiguousarray(scores.T)
+        offer = _kernels_dense.offer_by_query if by_query else _kernels_dense.offer_by_row
+        offer(scores, keep, self._wide[take], block, names, slack.astype(np.float32), *heaps)
+        if not together:
+            self._scores[take], self._rows[take], self.sizes[take] = heaps
+
+    def offer_found(
+        self, found: NDArray[np.int64], vectors: NDArray[np.float32], first: int
+    ) -> None:
+        """Offer each query rows of a segment, (q, c), -1 for none, that begins at ``first``."""
+        from rag.indexers import _kernels_dense
+
+        _kernels_dense.offer_found(
+            found, self._wide, vectors, first, self._scores, self._rows, self.sizes
+        )
+
+    def hits(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Offsets (q + 1,), rows and scores; best first, ties by ascending row."""
+        from rag.indexers._kernels_heap import sorted_hits
+
+        return sorted_hits(self._scores, self._rows, self.sizes)
 
 
-def _exact(
-    vectors: NDArray[np.float32],
-    queries: NDArray[np.float32],
-    keep: NDArray[np.bool_] | None,
-    first: int,
-    best: _Best,
-    only: NDArray[np.int64] | None = None,
-) -> None:
-    """Offer ``best`` the nearest kept rows of a segment whose rows begin at ``first``.
+def _fixed(array: NDArray[Any]) -> NDArray[Any]:
+    """A plain array that cannot be written, so that a kernel is compiled for one type of array."""
+    found = np.ascontiguousarray(array).view(np.ndarray)
+    found.flags.writeable = False
+    return found
 
-    ``only``: the numbers of the queries that are searched; None for all.
-    """
-    numbers = np.arange(len(queries)) if only is None else only
-    chosen = None if keep is None else np.flatnonzero(keep)
-    count = len(vectors) if chosen is None else len(chosen)
-    for start in range(0, count, ROWS):
-        stop = min(start + ROWS, count)
-        rows = np.arange(start, stop) if chosen is None else chosen[start:stop]
-        block = vectors[start:stop] if chosen is None else vectors[rows]
-        for begin in range(0, len(numbers), QUERIES):
-            some = numbers[begin : begin + QUERIES]
-            scores = queries[some] @ block.T
-            if scores.shape[1] > best.room:
-                places = np.argpartition(-scores, best.room - 1, axis=1)[:, : best.room]
-                best.add(some, rows[places] + first, np.take_along_axis(scores, places, 1))
-            else:
-                wide = np.broadcast_to(rows + first, scores.shape)
-                best.add(some, wide, scores)
+
+_ALL = _fixed(np.zeros(0, np.bool_))
+"""No mask: all rows are kept."""
