@@ -154,7 +154,10 @@ class VDREncoder:
             }
             for tower, model in self.towers.items()
         }
-        text = json.dumps({**blocks, "shared_encoder": shared}, sort_keys=True, indent=1)
+        own = self.towers["encoder_p"].config
+        bert = {name: getattr(own, name) for name in _NO_SHAPE}
+        config = {**blocks, "shared_encoder": shared, "bert": bert}
+        text = json.dumps(config, sort_keys=True, indent=1)
         (out / "config.json").write_text(text + "\n", encoding="utf-8")
         self._tokenizer.save_pretrained(out)
 
@@ -218,3 +221,5 @@ class VDREncoder:
 
 
 _KEPT = ("shift_vocab_num", "topk", "max_len", "vocab_size")
+_NO_SHAPE = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+"""Settings of a BERT that no weight's shape tells, and that published folders leave out."""

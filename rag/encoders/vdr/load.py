@@ -50,8 +50,9 @@ def load(folder: Path | str) -> dict[str, VDR]:
     path = Path(folder)
     config = path / "config.json"
     settings = tower_settings(path)
-    bert = json.loads(config.read_text("utf-8"))
-    return towers(_state(path), settings, bert if bert.get("model_type") == "vdr" else None)
+    read = json.loads(config.read_text("utf-8"))
+    bert = read if read.get("model_type") == "vdr" else read.get("bert")
+    return towers(_state(path), settings, bert)
 
 
 def towers(
@@ -65,8 +66,8 @@ def towers(
         state: ``encoder_q.*`` and ``encoder_p.*``, or one of the two for both towers, or names
             without either; each with ``ln.*`` and ``bert_model.*``.
         settings: for each tower shift_vocab_num, topk and max_len.
-        bert: the BERT's settings; default: read from the shapes, as published files say no more
-            than a BERT's name: heads are 64 wide.
+        bert: the BERT's settings, or some of them; the others are read from the shapes, as
+            published files say no more than a BERT's name: heads are 64 wide.
 
     Raises:
         InvalidInput: keys or shapes differ.
@@ -91,7 +92,7 @@ def _tower(
     bert: Mapping[str, Any] | None,
 ) -> VDR:
     own = {name: settings[name] for name in ("shift_vocab_num", "topk", "max_len")}
-    sizes = dict(bert) if bert is not None else _sizes(tower, state)
+    sizes = {**_sizes(tower, state), **(bert or {})}
     model: VDR = VDR(VDRConfig(**{**sizes, **own, "model_type": "vdr"}))
     if differing := differences(state, model.state_dict()):
         raise InvalidInput(
