@@ -50,7 +50,10 @@ class Results:
         for name, error in zip(batch.ids, errors, strict=True):
             if error is not None:
                 self.failed[name] = f"stage {error['stage']!r}: {error['message']}"
-        good = [row for row, error in enumerate(errors) if error is None]
+        # What a part of the collection was not searched for says nothing of the pipeline.
+        partial = batch["partial"] if "partial" in batch else (None,) * len(batch)
+        self.failed |= {n: f"partial: {s}" for n, s in zip(batch.ids, partial, strict=True) if s}
+        good = [row for row, name in enumerate(batch.ids) if name not in self.failed]
         # Where all rows failed before the stage that writes it, a column is not there.
         if self.qrels:
             self.run |= {name: [] for name in batch.ids}

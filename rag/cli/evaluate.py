@@ -10,6 +10,7 @@ import typer
 from rag.cli.ask import OfCollection, WithPipeline, loaded
 from rag.cli.jobs import OnRay, Workers
 from rag.cli.output import JsonFlag, console, print_json, progress
+from rag.cli.spread import OfShards
 
 
 def evaluate(
@@ -41,6 +42,7 @@ def evaluate(
     ] = None,
     workers: Workers = None,
     ray: OnRay = None,
+    shards: OfShards = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Measure a pipeline on a dataset's questions.
@@ -50,13 +52,23 @@ def evaluate(
       rag eval examples/xquad-en -c wiki -p bm25-extract
       rag eval examples/xquad-en -c wiki -p bm25 -m nDCG@10 --save-run bm25.trec --json
       rag eval examples/xquad-en -c wiki -p bm25-qa --workers 4
+      rag eval examples/xquad-en -c wiki --ray local --shards 4
     """  # noqa: D301
     from rag import eval as evaluation
-    from rag.errors import NotFound
+    from rag.cli.spread import spread
+    from rag.errors import InvalidInput, NotFound
 
     if save_run is not None and not save_run.parent.is_dir():
         raise NotFound(f"{save_run}: there is no folder {save_run.parent}; make it first")
-    with loaded(pipeline, collection) as opened, progress() as tell:
+    found = loaded(pipeline, collection)
+    if shards is not None:
+        # The questions are answered here then, and what is searched lies at the cluster.
+        if workers is not None:
+            raise InvalidInput(
+                "--workers and --shards: workers search a whole collection each; give one of both"
+            )
+        found, ray = spread(found, ray, shards, None), None
+    with found as opened, progress() as tell:
         report = evaluation.evaluate(
             evaluation.load(dataset, split=split),
             opened,

@@ -321,6 +321,37 @@ def test_explanations_and_highlights_of_the_command_line_are_the_local_ones(
         assert rag(*question, "--json", "--shards", "2") == expected
 
 
+def test_an_evaluation_counts_partial_answers_as_failed(wiki: Collection) -> None:
+    from rag.eval import Dataset, evaluate
+
+    data = Dataset(
+        "d", Path("d"), None, {"q1": "w1", "q2": "w2"}, {"q1": {"p1": 1}, "q2": {"p2": 1}}, {}
+    )
+    snapshot, shards = opened(wiki, 3, "ok")
+    with Pipeline([BM25()], wiki) as local, Pipeline([BM25()], snapshot) as there:
+        assert evaluate(data, there).measures == evaluate(data, local).measures
+        shards.shards[1] = None
+        report = evaluate(data, there)
+    assert set(report.failed) == {"q1", "q2"}
+    assert "partial: shard 2 of 3" in report.failed["q1"]
+    assert set(report.measures.values()) == {0.0}
+
+
+def test_an_evaluation_is_spread_or_has_workers(
+    rag: Rag, wiki: Collection, here: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q", "text": "w1 w2"}\n')
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\tp1\t1\n")
+    measured = ["eval", tmp_path, "-c", wiki.path, "-p", "bm25", "--json"]
+    code, local, _ = rag(*measured)
+    assert code == 0
+    code, out, _ = rag(*measured, "--shards", "3")
+    assert code == 0 and json.loads(out)["measures"] == json.loads(local)["measures"]
+    code, _, err = rag(*measured, "--shards", "3", "--workers", "2")
+    assert (code, "give one of both" in err) == (2, True)
+
+
 def test_a_pipeline_closes_the_shards_that_it_opened(wiki: Collection, here: list[int]) -> None:
     from rag.spread import Spread
 
