@@ -160,9 +160,10 @@ class Dense(BaseModel, frozen=True, extra="forbid"):
         wanted = {"factory": self.factory, "format": self.format, "kind": self.kind}
         parts = []
         for folder, place in zip(folders, vectors, strict=True):
-            head = read_head(folder / "index.json", wanted)
+            file = folder / "index.json"
+            head = read_head(file, wanted)
             rows = self._vectors(place)
-            check_counts(folder, head, {"rows": len(rows)})
+            check_counts(file, head, {"rows": len(rows)}, str(place / "vectors.npy"))
             index = None
             if self.factory != "Flat":
                 index = dense_faiss.read(folder / "index.faiss", rows.shape)

@@ -45,11 +45,13 @@ def read_head(file: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     return head
 
 
-def check_counts(folder: Path, head: Mapping[str, Any], found: Mapping[str, int]) -> None:
-    """Raise Damaged unless the arrays of a folder have as many of each as its head counts."""
+def check_counts(
+    file: Path, head: Mapping[str, Any], found: Mapping[str, int], arrays: str
+) -> None:
+    """Raise Damaged unless ``arrays`` hold as many of each as the head in a file counts."""
     for key, value in found.items():
         if head.get(key) != value:
             raise Damaged(
-                f"{folder} is damaged: its head counts {head.get(key)} {key}, the arrays hold "
-                f"{value}; {AGAIN}"
+                f"{file.parent} is damaged: {file.name} counts {head.get(key)} {key}, {arrays} "
+                f"hold {value}; {AGAIN}"
             )

@@ -14,7 +14,6 @@ change: cut one way or another, a collection gives the same scores.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -31,8 +30,9 @@ from pydantic import (
     model_serializer,
 )
 
-from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
+from rag.errors import InvalidInput
 from rag.indexers import dictionary, postings
+from rag.indexers.head import check_counts, read_head, write_head
 from rag.indexers.lexical_index import LexicalIndex
 from rag.indexers.tokenizer import Tokenizer, stemmers, unicode_version
 
@@ -103,7 +103,7 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
     def open(self, folders: Sequence[Path]) -> LexicalIndex:
         """A searcher over the ``folders``, in this order, as one index."""
         parts = [self._read(folder) for folder in folders]
-        tokens = sum(int(_read_head(folder)["tokens"]) for folder in folders)
+        tokens = sum(int(read_head(folder / "index.json", {})["tokens"]) for folder in folders)
         return LexicalIndex(_tokenizer(self), parts, tokens, titles=self.title_weight > 0)
 
     def _head(self) -> dict[str, Any]:
@@ -125,23 +125,22 @@ class Lexical(BaseModel, frozen=True, extra="forbid"):
             "terms": dictionary.size(arrays),
             "tokens": int(arrays.lengths.sum(dtype=np.int64)),
         }
-        text = json.dumps(head, sort_keys=True, indent=1, ensure_ascii=True)
-        (out / "index.json").write_text(text + "\n", encoding="ascii")
+        write_head(out / "index.json", head)
 
     def _read(self, folder: Path) -> postings.Postings:
         """The arrays of ``folder``, after checking that it was written with these settings."""
-        head = _read_head(folder)
-        for key, value in _head(self).items():
-            if head.get(key) != value:
-                raise InvalidInput(_differs(folder, key, head.get(key), value))
-        arrays = postings.mapped(folder)
-        if (len(arrays.lengths), arrays.size) != (head.get("rows"), head.get("postings")):
-            raise Damaged(
-                f"{folder} is damaged: index.json counts {head.get('rows')} rows and "
-                f"{head.get('postings')} postings, lengths.npy, rows.npy and long_lows.npy hold "
-                f"{len(arrays.lengths)} and {arrays.size}; "
-                "run `rag verify`, then `rag index` again"
+        wanted = dict(_head(self))
+        samples = wanted.pop("samples")
+        file = folder / "index.json"
+        head = read_head(file, wanted)
+        if head.get("samples") != samples:
+            raise InvalidInput(
+                f"{folder}: the installed PyStemmer makes other terms than the index was built "
+                "with; install the version that built it, or run `rag index` again"
             )
+        arrays = postings.mapped(folder)
+        found = {"rows": len(arrays.lengths), "postings": arrays.size}
+        check_counts(file, head, found, "lengths.npy, rows.npy and long_lows.npy")
         return arrays
 
 
@@ -153,29 +152,3 @@ def _tokenizer(settings: Lexical) -> Tokenizer:
 @functools.lru_cache(maxsize=32)
 def _head(settings: Lexical) -> dict[str, Any]:
     return settings._head()
-
-
-def _read_head(folder: Path) -> dict[str, Any]:
-    file = folder / "index.json"
-    try:
-        head = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFound(f"{file} is missing: run `rag verify`, then `rag index` again") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in REFUSED:
-            raise
-        raise Damaged(
-            f"{file} is damaged: {error}; run `rag verify`, then `rag index` again"
-        ) from error
-    if not isinstance(head, dict):
-        raise Damaged(f"{file} is damaged: it holds no object; run `rag index` again")
-    return head
-
-
-def _differs(folder: Path, key: str, found: object, expected: object) -> str:
-    if key == "samples":
-        return (
-            f"{folder}: the installed PyStemmer makes other terms than the index was built with; "
-            "install the version that built it, or run `rag index` again"
-        )
-    return f"{folder}: {key} is {found!r}, expected {expected!r}; run `rag index` again"

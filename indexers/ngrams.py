@@ -10,7 +10,6 @@ segment: sorting suffixes of partitions first would save nothing.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -21,16 +20,16 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from rag.errors import REFUSED, Damaged, InvalidInput, NotFound
+from rag.errors import Damaged, InvalidInput
 from rag.indexers import token_ids
 from rag.indexers.fm_index import FMIndex, FMIndexes
+from rag.indexers.head import AGAIN, check_counts, read_head, write_head
 
 if TYPE_CHECKING:
     from rag.collection.spread import Ask
 
 AT_ONCE = 1024
 """Passages that are tokenised at a time."""
-_AGAIN = "run `rag verify`, then `rag index` again"
 
 
 class NGrams(BaseModel, frozen=True, extra="forbid"):
@@ -100,7 +99,7 @@ class NGrams(BaseModel, frozen=True, extra="forbid"):
             head = self._head(folder)
             parts.append(FMIndex.open(folder))
             found = {"rows": parts[-1].documents, "tokens": parts[-1].tokens}
-            _check(folder, head, found)
+            check_counts(folder / "index.json", head, found, "its arrays")
         return NGramIndex(FMIndexes(parts) if parts else None, self)
 
     def _rows(self, part: Path, mask: NDArray[np.bool_] | None) -> Iterator[NDArray[np.int32]]:
@@ -117,10 +116,10 @@ class NGrams(BaseModel, frozen=True, extra="forbid"):
             offsets, tokens = (_array(part, name) for name in ("offsets", "tokens"))
             count = len(offsets) - 1
             if count < 0 or offsets[0] != 0 or (np.diff(offsets) < 0).any():
-                raise Damaged(f"{part / 'offsets.npy'}: is damaged: it does not ascend; {_AGAIN}")
-            _check(part, head, {"tokens": len(tokens)})
+                raise Damaged(f"{part / 'offsets.npy'}: is damaged: it does not ascend; {AGAIN}")
+            check_counts(part / "index.json", head, {"tokens": len(tokens)}, "tokens.npy")
             gathered = iter([(offsets, tokens)])
-        _check(part, head, {"rows": count})
+        check_counts(part / "index.json", head, {"rows": count}, "offsets.npy")
         row = 0
         for offsets, tokens in gathered:
             for begin, end in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
@@ -147,29 +146,12 @@ class NGrams(BaseModel, frozen=True, extra="forbid"):
             "tokenizer": self.tokenizer,
             "tokens": tokens,
         }
-        text = json.dumps(head, sort_keys=True, indent=1, ensure_ascii=True)
-        (out / "index.json").write_text(text + "\n", encoding="ascii")
+        write_head(out / "index.json", head)
 
     def _head(self, folder: Path) -> dict[str, Any]:
         """What ``index.json`` of a folder says, after checking that these settings wrote it."""
-        file = folder / "index.json"
-        try:
-            head = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise NotFound(f"{file} is missing: {_AGAIN}") from None
-        except (OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno in REFUSED:
-                raise
-            raise Damaged(f"{file} is damaged: {error}; {_AGAIN}") from error
-        if not isinstance(head, dict):
-            raise Damaged(f"{file} is damaged: it holds no object; {_AGAIN}")
         wanted = {"format": self.format, "kind": self.kind, "tokenizer": self.tokenizer}
-        for key, value in wanted.items():
-            if head.get(key) != value:
-                raise InvalidInput(
-                    f"{file}: {key} is {head.get(key)!r}, expected {value!r}; run `rag index` again"
-                )
-        return head
+        return read_head(folder / "index.json", wanted)
 
 
 class NGramIndex:
@@ -208,14 +190,5 @@ def _array(part: Path, name: str) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, FileNotFoundError) as error:
-        raise Damaged(f"{file}: is damaged: {error}; {_AGAIN}") from None
+        raise Damaged(f"{file}: is damaged: {error}; {AGAIN}") from None
     return found
-
-
-def _check(folder: Path, head: dict[str, Any], found: dict[str, int]) -> None:
-    for key, value in found.items():
-        if head.get(key) != value:
-            raise Damaged(
-                f"{folder}: is damaged: index.json counts {head.get(key)} {key}, the arrays hold "
-                f"{value}; {_AGAIN}"
-            )

@@ -80,18 +80,17 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
         texts = texts_of(passages, getattr(encoder, "joint", " "))
         found = encoder.encode(texts, kind="document")
         entries = sparse_vectors.checked(found, len(texts), encoder.dimensions, self.encoder)
-        self._write_vectors([entries], out)
+        self._write_vectors([entries], [None], out)
 
     def gather(
         self, parts: Sequence[Path], keep: Sequence[NDArray[np.bool_] | None], out: Path
     ) -> None:
         """Write the vectors of the kept rows of ``parts``, in order; nothing is encoded."""
         found = []
-        for part, mask in zip(parts, keep, strict=True):
-            entries = sparse_vectors.vectors(part, self.dimensions)
-            self._check_vectors(part, entries)
-            found.append(sparse_vectors.kept(entries, mask))
-        self._write_vectors(found, out)
+        for part in parts:
+            found.append(sparse_vectors.vectors(part, self.dimensions))
+            self._check_vectors(part, found[-1])
+        self._write_vectors(found, keep, out)
 
     def index(self, vectors: Path, trained: Path | None, out: Path) -> None:
         """Write the postings of a segment with these ``vectors``; nothing is trained."""
@@ -108,10 +107,12 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
         places = list(zip(folders, vectors, strict=True))
         parts = []
         for folder, place in places:
-            head = read_head(folder / "index.json", self._head())
+            file = folder / "index.json"
+            head = read_head(file, self._head())
             part = sparse_vectors.segment(folder, place, self.dimensions)
             self._check_vectors(place, part)
-            check_counts(folder, head, {"rows": len(part.offsets) - 1, "entries": len(part.rows)})
+            found = {"rows": len(part.offsets) - 1, "entries": len(part.rows)}
+            check_counts(file, head, found, f"rows.npy and {place / 'offsets.npy'}")
             parts.append(part)
         return SparseIndex(parts, places, self.dimensions, self)
 
@@ -166,15 +167,18 @@ class Sparse(BaseModel, frozen=True, extra="forbid"):
         """What ``index.json`` says about every index with these settings."""
         return {"dimensions": self.dimensions, "format": self.format, "kind": self.kind}
 
-    def _write_vectors(self, parts: Sequence[Any], out: Path) -> None:
-        count = sparse_vectors.write(out, self.dimensions, parts)
-        counts = {"entries": count, "rows": sum(len(part[0]) - 1 for part in parts)}
-        write_head(out / "vectors.json", {**self.encoding(), **counts})
+    def _write_vectors(
+        self, parts: Sequence[Any], keep: Sequence[NDArray[np.bool_] | None], out: Path
+    ) -> None:
+        rows, entries = sparse_vectors.write(out, self.dimensions, parts, keep)
+        head = {**self.encoding(), "entries": entries, "rows": rows}
+        write_head(out / "vectors.json", head)
 
     def _check_vectors(self, folder: Path, arrays: Sequence[Any]) -> None:
         """Raise unless these settings wrote a folder of vectors, and its arrays are as counted."""
-        head = read_head(folder / "vectors.json", self.encoding())
-        check_counts(folder, head, {"rows": len(arrays[0]) - 1, "entries": len(arrays[1])})
+        file = folder / "vectors.json"
+        found = {"rows": len(arrays[0]) - 1, "entries": len(arrays[1])}
+        check_counts(file, read_head(file, self.encoding()), found, "offsets.npy and columns.npy")
 
 
 def texts_of(passages: pa.Table, joint: str) -> list[str]:

@@ -24,7 +24,7 @@ number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, NamedTuple, TypeAlias
@@ -95,36 +95,57 @@ def checked(found: Any, rows: int, dimensions: int, whose: str) -> tuple[Arrays,
     return offsets, found.indices[stays].astype(column_type(dimensions)), values[stays]
 
 
-def write(out: Path, dimensions: int, parts: Sequence[tuple[Arrays, Arrays, Arrays]]) -> int:
-    """Write the vectors of ``parts``, in order, into ``out``; how many entries they have."""
-    counts = np.concatenate([np.zeros(1, np.int64), *(np.diff(part[0]) for part in parts)])
-    offsets = np.cumsum(counts, dtype=np.int64)
-    np.save(out / "offsets.npy", offsets, allow_pickle=False)
-    total = int(offsets[-1])
+def write(
+    out: Path,
+    dimensions: int,
+    parts: Sequence[tuple[Arrays, Arrays, Arrays]],
+    keep: Sequence[NDArray[np.bool_] | None] | None = None,
+) -> tuple[int, int]:
+    """Write the vectors of the kept rows of ``parts``, in order, into ``out``.
+
+    Args:
+        out: a folder.
+        dimensions: how many columns there are.
+        parts: ``offsets``, ``columns`` and ``values`` of each.
+        keep: for each part which rows, (rows,) bool; None for all.
+
+    Returns:
+        How many rows and entries they have.
+    """
+    masks = [None] * len(parts) if keep is None else keep
+    counts = [np.zeros(1, np.int64)]
+    for (offsets, _, _), mask in zip(parts, masks, strict=True):
+        sizes = np.diff(offsets)
+        if mask is not None and (mask.shape != sizes.shape or mask.dtype != np.bool_):
+            raise InvalidInput(
+                f"keep has shape {mask.shape} and type {mask.dtype}; the part has {len(sizes):,} "
+                "rows, each kept or not (bool)"
+            )
+        counts.append(sizes if mask is None else sizes[mask])
+    ends = np.cumsum(np.concatenate(counts), dtype=np.int64)
+    np.save(out / "offsets.npy", ends, allow_pickle=False)
+    total = int(ends[-1])
     for number, (name, dtype) in enumerate(
         (("columns", column_type(dimensions)), ("values", np.float32)), 1
     ):
         room = _room(out / f"{name}.npy", (total,), dtype)
         at = 0
-        for part in parts:
-            room[at : at + len(part[number])] = part[number]
-            at += len(part[number])
-    return total
+        for part, mask in zip(parts, masks, strict=True):
+            for entries in _blocks(part[0], part[number], mask):
+                room[at : at + len(entries)] = entries
+                at += len(entries)
+    return len(ends) - 1, total
 
 
-def kept(vectors: tuple[Arrays, Arrays, Arrays], mask: NDArray[np.bool_] | None) -> Any:
-    """The vectors of the rows that ``mask`` keeps; None keeps all."""
-    if mask is None:
-        return vectors
-    offsets, columns, values = vectors
-    counts = np.diff(offsets)
-    if mask.shape != counts.shape or mask.dtype != np.bool_:
-        raise InvalidInput(
-            f"keep has shape {mask.shape} and type {mask.dtype}; the part has {len(counts):,} "
-            "rows, each kept or not (bool)"
-        )
-    stays = np.repeat(mask, counts)
-    return np.concatenate(([0], np.cumsum(counts[mask]))), columns[stays], values[stays]
+def _blocks(offsets: Arrays, entries: Arrays, mask: NDArray[np.bool_] | None) -> Iterator[Arrays]:
+    """The entries of the kept rows, of a window of rows at a time."""
+    for start in range(0, len(offsets) - 1, WINDOW):
+        own = offsets[start : start + WINDOW + 1]
+        block = entries[own[0] : own[-1]]
+        if mask is None:
+            yield block
+        elif (kept := mask[start : start + WINDOW]).any():
+            yield block if kept.all() else block[np.repeat(kept, np.diff(own))]
 
 
 def invert(vectors: tuple[Arrays, Arrays, Arrays], dimensions: int, out: Path) -> None:

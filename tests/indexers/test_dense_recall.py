@@ -23,8 +23,8 @@ Rag = Callable[..., tuple[int, str, str]]
 class Half(DenseIndex):
     """Finds every other of the rows that exact search finds."""
 
-    def search(self, queries: Any, k: int, *, keep: Any = None, exact: bool = False) -> Any:
-        offsets, rows, scores = super().search(queries, k, keep=keep, exact=True)
+    def search(self, queries: Any, k: int, *, exact: bool = False, **settings: Any) -> Any:
+        offsets, rows, scores = super().search(queries, k, exact=True, **settings)
         if exact:
             return offsets, rows, scores
         some = rows.reshape(len(queries), -1)[:, ::2]
