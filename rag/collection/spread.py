@@ -41,7 +41,7 @@ WhenPartial = Literal["fail", "ok"]
 class Request(NamedTuple):
     """What one shard is asked in one round."""
 
-    index: str
+    of: str
     """The name of an index; empty where the shard itself is asked."""
     method: str
     """Of the searcher, or of an attribute of it: ``search``, ``index.find_flat``."""
@@ -51,7 +51,7 @@ class Request(NamedTuple):
 
     def call(self) -> tuple[Any, ...]:
         """What ``Shard.answer`` takes."""
-        return self.index, self.method, self.settings, self.keep, *self.arguments
+        return self.of, self.method, self.settings, self.keep, *self.arguments
 
 
 class Kept(NamedTuple):

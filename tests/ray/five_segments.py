@@ -89,7 +89,7 @@ def build(folder: Path) -> Collection:
     """The collection, with deleted passages; ``patch`` must hold."""
     network("llama").save_pretrained(folder / "model")
     tokenizer().save_pretrained(folder / "model")
-    indexes = {
+    indexes: dict[str, Any] = {
         "lexical": Lexical(stemmer="none", stopwords="none"),
         "flat": Dense(encoder="drawn"),
         "hnsw": Dense(encoder="drawn", factory="HNSW8"),
