@@ -64,11 +64,20 @@ class Decay(nn.Module):  # type: ignore[misc]
         self.register_buffer("deltas", torch.linspace(SLOWEST, FASTEST, width)[None, None])
 
 
+class Whole(nn.Linear):  # type: ignore[misc]
+    """A linear layer that computes in the type of its input, however its weights are kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs) to (n, outputs)."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, self.weight.to(x.dtype), bias)
+
+
 def network(inputs: int, hidden: int, width: int) -> nn.ModuleDict:
     """The linear layers of a kernel's network, under the numbers that published files give them."""
     sizes = {"0": (inputs, hidden), "2": (hidden, hidden), "4": (hidden, hidden)}
-    layers = {name: nn.Linear(*size) for name, size in sizes.items()}
-    return nn.ModuleDict(layers | {"6": nn.Linear(hidden, width, bias=False)})
+    layers = {name: Whole(*size) for name, size in sizes.items()}
+    return nn.ModuleDict(layers | {"6": Whole(hidden, width, bias=False)})
 
 
 def by_spectrum(u: Tensor, spectrum: Tensor, size: int) -> Tensor:
@@ -170,10 +179,9 @@ class LongConvolution(nn.Module):  # type: ignore[misc]
         x = z.to(form)
         freq = self.w_mod * self.freq.to(form)
         for name in ("0", "2", "4"):
-            linear = layers[name]
-            x = torch.sin(freq * functional.linear(x, linear.weight.to(form), linear.bias.to(form)))
-        x = functional.linear(x, layers["6"].weight.to(form))
-        return x * torch.exp(-t.to(form) * self.modulation.deltas[0].to(form).abs())
+            x = torch.sin(freq * layers[name](x))
+        made: Tensor = layers["6"](x)
+        return made * torch.exp(-t.to(form) * self.modulation.deltas[0].to(form).abs())
 
     def whole(self, size: int) -> Tensor:
         """f, r and D as one circular kernel, (width, size)."""

@@ -113,8 +113,8 @@ class Mixer(nn.Module):  # type: ignore[misc]
 
         A masked position is as good as absent: what reaches a convolution from it is zero.
         """
-        u = h.transpose(1, 2)  # (batch, width, length), as the convolutions want it
-        p = torch.matmul(self.in_linear.weight, u) + self.in_linear.bias[:, None]
+        # (batch, width, length), as the convolutions want it; copied once, not in each of them
+        u, p = h.transpose(1, 2), self.in_linear(h).transpose(1, 2).contiguous()
         if mask is not None:
             u, p = u * mask, p * mask
         weight, bias = (x.to(p.dtype) for x in (self.short_filter.weight, self.short_filter.bias))
