@@ -26,10 +26,10 @@ demo: .venv/.installed  ## install into .venv, index 240 passages, answer, evalu
 	@$(DEMO) examples/demo.py
 
 test: .venv-test/.installed  ## run the tests, except the slow ones
-	OMP_NUM_THREADS=1 $(TEST) -m pytest -n $(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 $(TEST) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-all: .venv-test/.installed  ## run all tests that need no accelerator
-	OMP_NUM_THREADS=1 $(TEST) -m pytest -n $(WORKERS) -m "not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(TEST) -m pytest -n $(WORKERS) --dist loadgroup -m "not gpu" $(ARGS)
 
 check: .venv-test/.installed  ## lint, formatting, types, and the code blocks of the documents
 	$(TEST) -m ruff check .
