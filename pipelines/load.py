@@ -128,9 +128,11 @@ def problems(path: str | Path) -> list[Problem]:
     """Everything that is wrong with a file of any kind, in its order; empty when it is good.
 
     Raises:
-        NotFound: there is no such file or shipped pipeline.
+        NotFound: there is no such file, shipped pipeline or shipped recipe.
     """
-    file = found(path)
+    from rag.training import recipe as recipes
+
+    file = recipes.found(path) if str(path) in recipes.shipped() else found(path)
     report = Report(str(file))
     try:
         root = parse(file_bytes(file), report)
@@ -142,9 +144,7 @@ def problems(path: str | Path) -> list[Problem]:
 
         read_index(root, report, file.parent)
     elif kind == "recipe":
-        from rag.training.recipe import read_recipe
-
-        read_recipe(root, report, file)
+        recipes.read_recipe(root, report, file)
     elif kind == "pipeline":
         _pipeline(root, _scope(report, file))
     return report.problems

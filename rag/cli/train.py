@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rag.cli.output import JsonFlag, console, print_json, progress
+from rag.cli.output import JsonFlag, print_json, progress
 
 
 def train(
@@ -46,11 +46,10 @@ def train(
         print_json({"out": str(done.out), "unchanged": done.unchanged, **kept})
         return
     if done.unchanged:
-        console().print(f"{done.out}: nothing to do: it was made from the same before")
+        print(f"{done.out}: nothing to do: it was made from the same before")
     for row in done.report["scores"]:
-        console().print(
-            f"  {row['row']:<24} {row['measure']:<10} {row['mean']:.4f} "
-            f"({row['low']:.4f} to {row['high']:.4f}), n = {row['n']:,}",
-            markup=False,
+        print(
+            f"  {row['measure']:<30} {row['row']:<30} {row['mean']:.4f} "
+            f"({row['low']:.4f} to {row['high']:.4f}), n = {row['n']:,}"
         )
-    console().print(f"{done.model}: the model; {done.out / 'report.md'} says how it came about")
+    print(f"{done.model}: the model; {done.out / 'report.md'} says how it came about")

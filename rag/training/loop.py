@@ -78,25 +78,25 @@ class Loop:
             callbacks=[_Tell(tell)],
         )
         self._trainer.remove_callback(PrinterCallback)
-        self._trainer.folder = folder
+        self._trainer.folder, self._trainer.tune = folder, task.tune
         self._task, self._folder = task, folder
 
     def run(self) -> list[dict[str, float]]:
         """Train to the end; the log of losses: ``step``, ``loss``, ``learning_rate``, ...
 
         Raises:
-            TrainingFailed: a loss or a gradient is not finite, or a checkpoint cannot be written.
+            TrainingFailed: a loss or a gradient is not finite, memory is used up, or a checkpoint
+                cannot be written.
             Damaged: the last checkpoint cannot be read.
         """
         last = last_checkpoint(self._folder)
         try:
             self._trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, TrainingFailed | Damaged) or "memory" in str(error):
-                raise
+        except (MemoryError, torch.OutOfMemoryError) as error:
             raise TrainingFailed(
-                f"training stopped at step {self._trainer.state.global_step + 1}: "
-                f"{str(error).strip()}; {good(self._folder)}"
+                f"no memory is left at step {self._trainer.state.global_step + 1}; "
+                f"{good(self._folder)}, or with a smaller train.batch and more train.accumulate in "
+                "another folder"
             ) from error
         history: list[dict[str, float]] = self._trainer.state.log_history
         return [entry for entry in history if "loss" in entry]
@@ -230,6 +230,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     """Trainer with our order, our checkpoints, and an end at the first loss that is no number."""
 
     folder: Path
+    tune: Callable[[Any], None]
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -237,6 +238,11 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def create_optimizer(self, *given: Any) -> Any:
+        if self.optimizer is None:
+            self.tune(super().create_optimizer(*given))
+        return self.optimizer
 
     def compute_loss(self, model: Any, inputs: Any, *_: Any, **__: Any) -> Tensor:
         loss = model(inputs["batch"])
@@ -280,6 +286,13 @@ class _Trainer(Trainer):  # type: ignore[misc]
             shutil.rmtree(self.folder / name, ignore_errors=True)
             (aside / name).rename(self.folder / name)
             sync(self.folder)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            why = str(error).strip().partition("\n")[0]
+            raise TrainingFailed(
+                f"the checkpoint of step {self.state.global_step} cannot be written in "
+                f"{self.folder}: {why}; make room; {good(self.folder)}"
+            ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         for old in sorted(self.folder.glob("checkpoint-*"), key=_step)[:-KEPT]:

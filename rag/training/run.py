@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rag.collection.folders import file_hash, key_of, sync
-from rag.errors import Conflict, InvalidInput, MissingExtra, NotFound
+from rag.errors import Conflict, InvalidInput, MissingExtra, NotFound, TrainingFailed
 from rag.training import data as reading
 from rag.training.recipe import Recipe
 
@@ -225,6 +225,8 @@ def _save(task: Task, folder: Path) -> None:
     aside = folder / "model.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     task.model.eval()
+    from safetensors import SafetensorError
+
     try:
         task.save(aside)
         for file in aside.rglob("*"):
@@ -233,5 +235,11 @@ def _save(task: Task, folder: Path) -> None:
         shutil.rmtree(folder / "model", ignore_errors=True)
         aside.rename(folder / "model")
         sync(folder)
+    except (OSError, SafetensorError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise TrainingFailed(
+            f"{folder / 'model'}: cannot be written: {why}; make room and run the same command "
+            "again; the training itself is kept"
+        ) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -258,3 +258,10 @@ def test_low_rank_matrices_leave_the_others_alone(tmp_path: Path) -> None:
     task = task_of(words_data(tmp_path / "d"), saved("llama", tmp_path / "m"), lora=LoRA(rank=2))
     learned = {n for n, p in task.model.named_parameters() if p.requires_grad}
     assert learned and all("lora" in name for name in learned)
+
+
+def test_settings_for_a_gpu_are_passed_on(tmp_path: Path) -> None:
+    plan = recipe(tmp_path, "llama", "{seal: {words: 4, beam: 2}}", 2)
+    how = plan.train.model_copy(update={"precision": "bf16", "gradient_checkpointing": True})
+    done = train(plan.model_copy(update={"train": how}), tmp_path / "out")
+    assert SealModel.load(str(done.model)).vocabulary == len(VOCABULARY)
