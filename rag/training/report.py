@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import rag
+from rag.collection.folders import sync
 
 if TYPE_CHECKING:
     from rag.training.data import Split
@@ -59,11 +60,12 @@ def rows(
         for name, its in every:
             if not its:
                 continue
-            row: dict[str, Any] = {"row": name, "measure": measure, "n": len(its)}
+            what = measure if name in ("before", "after") else first
+            row: dict[str, Any] = {"row": name, "measure": what, "n": len(its)}
             row["mean"], row["low"], row["high"] = _round(interval(list(its.values())))
-            if name != "after":
+            if name != "after" and values.keys() & its.keys():
                 row["after_minus"] = _round(paired(values, its))
-            if main and its != main and measure.partition(" ")[0] == first:
+            if main.keys() & its.keys() and its != main and measure.partition(" ")[0] == first:
                 row["minus_reference"] = _round(paired(its, main))
             row["higher_is_better"] = task.higher_is_better(measure)
             found.append(row)
@@ -112,7 +114,11 @@ def write(
     }
     _draw(folder / "loss.svg", report["loss"])  # type: ignore[arg-type]
     (folder / "report.md").write_text(_text(report), "utf-8")
-    (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf-8")
+    # Last, and whole: it says that the training is done.
+    aside = folder / "report.json.tmp"
+    aside.write_text(json.dumps(report, ensure_ascii=False, indent=1), "utf-8")
+    sync(aside)
+    aside.rename(folder / "report.json")
     return report
 
 

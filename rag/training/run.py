@@ -79,6 +79,7 @@ def train(recipe: Recipe, out: Path | str, *, progress: Progress | None = None) 
         key = _key(recipe, split, model)
         _begin(folder, key, recipe)
         if (folder / _REPORT).is_file() and (folder / "model").is_dir():
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             return Trained(folder, json.loads((folder / _REPORT).read_text()), True)
         return _trained(recipe, folder, split, model, progress or (lambda *_: None))
 
