@@ -7,6 +7,7 @@
     runs       write_run, read_run, and the order that trec_eval keeps
     measures   names of measures, and the numbers
     report     evaluate: all of it together
+    several    many datasets in one table, and the mean over them
 
 The public names are loaded when they are first used.
 """
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     from rag.eval.report import evaluate as evaluate
     from rag.eval.runs import read_run as read_run
     from rag.eval.runs import write_run as write_run
+    from rag.eval.several import Several as Several
 
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "Dataset": "datasets",
         "Report": "report",
+        "Several": "several",
         "evaluate": "report",
         "load": "datasets",
         "read_run": "runs",

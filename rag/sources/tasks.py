@@ -51,6 +51,12 @@ def is_task(name: str | Path) -> bool:
     return first in ("beir", "loco") and str(name).count("/") == 1 and not Path(name).exists()
 
 
+def tasks_of(name: str | Path) -> list[str]:
+    """The tasks of a suite, if ``name`` is ``beir`` or ``loco`` and no path here; else none."""
+    suite = f"{name}/"
+    return [] if Path(name).exists() else [task for task in TASKS if task.startswith(suite)]
+
+
 def task_folder(name: str) -> Path:
     """The folder of a task, with ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/``.
 
