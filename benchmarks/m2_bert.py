@@ -10,7 +10,8 @@ attention weights). Each model runs in a process of its own, so that its peak of
 its own: ``peak_mb`` is the peak after the passes, ``added_mb`` what they added to the loaded model.
 Times are process CPU seconds of a pass in float32, by turns between the models, the median of the
 rounds. M2-BERT has a pass before them, in which it makes its kernels (``first_s``); BERT makes
-nothing, so its first pass counts.
+nothing, so its first pass counts. A pass that takes more than ``--limit`` CPU seconds is ended: its
+row has no time, ``not_finished_in_s``, and the peak that was reached.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import json
 import multiprocessing
 import platform
 import resource
+import signal
 import statistics
 import sys
 import time
@@ -52,57 +54,87 @@ def model_of(name: str, length: int) -> Any:
     return transformers.BertModel(config)
 
 
-def serve(line: Connection, name: str, length: int, threads: int) -> None:
-    """In a process of its own: answer each message with the seconds of one pass."""
+def used() -> float:
+    """The CPU seconds of this process so far, as the system's limit counts them."""
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    return spent.ru_utime + spent.ru_stime
+
+
+def end_pass(*_: Any) -> None:
+    """What the system's signal does when a pass has used up its seconds."""
+    raise TimeoutError
+
+
+def serve(line: Connection, name: str, length: int, threads: int, limit: int) -> None:
+    """In a process of its own: answer each message with the seconds of one pass, or None."""
     import torch
 
     torch.set_num_threads(threads)
     model = model_of(name, length).eval()
     ids = torch.randint(1000, 30000, (1, length), generator=torch.Generator().manual_seed(0))
     loaded = peak_mb()
+    signal.signal(signal.SIGXCPU, end_pass)
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
     with torch.inference_mode():
         while line.recv() == "pass":
+            resource.setrlimit(resource.RLIMIT_CPU, (int(used()) + limit + 1, most))
             start, wall = time.process_time(), time.perf_counter()
-            model(ids)
-            line.send((time.process_time() - start, time.perf_counter() - wall))
+            try:
+                model(ids)
+                found = time.process_time() - start, time.perf_counter() - wall
+            except TimeoutError:
+                found = None
+            resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+            line.send(found)
     parameters = sum(x.numel() for x in model.parameters())
     line.send((parameters, loaded, peak_mb()))
 
 
-def compare(names: list[str], length: int, rounds: int, threads: int) -> list[dict[str, Any]]:
+def compare(
+    names: list[str], length: int, rounds: int, threads: int, limit: int
+) -> list[dict[str, Any]]:
     """Seconds and memory of each model for one text of ``length`` tokens."""
     context = multiprocessing.get_context("spawn")
     lines: dict[str, Connection] = {}
     for name in names:
         lines[name], other = context.Pipe()
-        context.Process(target=serve, args=(other, name, length, threads), daemon=True).start()
+        given = (other, name, length, threads, limit)
+        context.Process(target=serve, args=given, daemon=True).start()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    ended: set[str] = set()
     for turn in range(rounds + 1):
         for name, line in lines.items():  # one at a time: the others wait
-            if turn or name == "m2_bert":
+            if (turn or name == "m2_bert") and name not in ended:
                 line.send("pass")
-                times[name].append(line.recv())
-                print(name, length, *times[name][-1], file=sys.stderr, flush=True)
+                took = line.recv()
+                if took is None:
+                    ended.add(name)
+                else:
+                    times[name].append(took)
+                print(name, length, took or "not finished", file=sys.stderr, flush=True)
     found = []
     for name, line in lines.items():
         line.send("end")
         parameters, loaded, peak = line.recv()
-        cpu, wall = zip(*times[name][-rounds:], strict=True)
-        found.append(
-            {
-                "model": name,
-                "tokens": length,
-                "parameters_m": round(parameters / 1e6, 1),
-                "cpu_s": round(statistics.median(cpu), 3),
-                "wall_s": round(statistics.median(wall), 3),
-                "first_s": round(times[name][0][0], 3),
-                "peak_mb": round(peak),
-                "added_mb": round(peak - loaded),
-            }
-        )
+        row = {
+            "model": name,
+            "tokens": length,
+            "parameters_m": round(parameters / 1e6, 1),
+            "peak_mb": round(peak),
+            "added_mb": round(peak - loaded),
+        }
+        if name in ended:
+            row["not_finished_in_s"] = limit
+        else:
+            cpu, wall = zip(*times[name][-rounds:], strict=True)
+            row["cpu_s"] = round(statistics.median(cpu), 3)
+            row["wall_s"] = round(statistics.median(wall), 3)
+            row["first_s"] = round(times[name][0][0], 3)
+        found.append(row)
     m2 = next(row for row in found if row["model"] == "m2_bert")
     for row in found:
-        row["times_m2_cpu"] = round(row["cpu_s"] / m2["cpu_s"], 2)
+        if "cpu_s" in row and "cpu_s" in m2:
+            row["times_m2_cpu"] = round(row["cpu_s"] / m2["cpu_s"], 2)
         row["times_m2_peak"] = round(row["peak_mb"] / m2["peak_mb"], 2)
     return found
 
@@ -114,6 +146,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--limit", type=int, default=300, help="CPU seconds of a pass")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
     names = ["m2_bert", *(name for name in args.models if name != "m2_bert")]
@@ -126,13 +159,14 @@ def main() -> None:
         "dtype": "float32",
         "threads": args.threads,
         "rounds": args.rounds,
+        "limit_cpu_s": args.limit,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
         "encode": [
             row
             for length in args.tokens
-            for row in compare(names, length, args.rounds, args.threads)
+            for row in compare(names, length, args.rounds, args.threads, args.limit)
         ],
     }
     text = json.dumps(figures, indent=1) + "\n"
