@@ -178,6 +178,7 @@ def search(
     k: int,
     keep: NDArray[np.bool_] | None,
     effort: float = 1,
+    among: int | None = None,
 ) -> NDArray[np.int64]:
     """Candidates for the ``k`` nearest rows among those that ``keep`` has.
 
@@ -190,6 +191,8 @@ def search(
         k: how many rows are wanted.
         keep: (rows,) bool; None for all.
         effort: factor of how many lists, nodes of a graph and candidates are looked at.
+        among: how many rows all segments keep, those of this index with them: so that lists are
+            the same ones in each, as many as in an index of them all. Default: those of ``keep``.
 
     Returns:
         (q, c) int64, -1 where fewer are found; c is at least k, or the number of kept rows.
@@ -200,7 +203,9 @@ def search(
     there = rows if keep is None else int(keep.sum())
     wanted = min(there, max(k, math.ceil(k * _rough(index, own) * effort)))
     if keep is None or not isinstance(own, faiss.IndexPQ | faiss.IndexPQFastScan):
-        params = _params(own, rows, there, wanted, keep, effort)
+        among = there if among is None else among
+        every = min(among, max(k, math.ceil(k * _rough(index, own) * effort)))
+        params = _params(own, among, every, keep, effort)
         found: NDArray[np.int64] = index.search(queries, wanted, params=params)[1]
         return found if keep is None else np.where(keep[found] & (found >= 0), found, -1)
     least = min(k, there)
@@ -231,9 +236,9 @@ def _rough(index: Any, own: Any) -> int:
 
 
 def _params(
-    own: Any, rows: int, there: int, wanted: int, keep: NDArray[np.bool_] | None, effort: float
+    own: Any, there: int, wanted: int, keep: NDArray[np.bool_] | None, effort: float
 ) -> Any:
-    """How FAISS searches an index for so many candidates, of ``rows`` of which ``there`` are."""
+    """How FAISS searches an index for so many candidates among the rows that are ``there``."""
     faiss = library()
     settings: dict[str, Any] = {}
     if keep is not None:

@@ -105,19 +105,27 @@ class DenseIndex:
             queries /= np.where(lengths == 0, 1, lengths)[:, None]
             lengths[:] = 1
         best = _Best(queries.astype(np.float32), lengths, min(k, self.rows))
+        # What is looked at hangs on all rows and never on a segment's: however rows are cut into
+        # segments, the same lists of IVF are searched, and the same queries exactly.
+        among = self.rows if keep is None else int(keep.sum())
+        exact = exact or among < RARE * self.rows
+        counts = np.zeros(number, np.int64)
+        rest = []
         for part, first in zip(self._parts, self._firsts[:-1].tolist(), strict=True):
-            rows = there = len(part.vectors)
-            own = None
-            if keep is not None:
-                own = keep[first : first + rows]
-                there = int(own.sum())
-                own = _fixed(own) if there < rows else None
-            if not there:
-                continue
-            if part.index is None or exact or there < RARE * rows:
+            own = None if keep is None else keep[first : first + len(part.vectors)]
+            if own is not None:
+                if not own.any():
+                    continue
+                own = None if own.all() else _fixed(own)
+            if part.index is None or exact:
                 self._exact(part, own, first, best)
             else:
-                self._by_faiss(part, own, there, first, best, effort)
+                counts += self._by_faiss(part, own, first, best, effort, among)
+                rest.append((part, own, first))
+        lacking = np.flatnonzero(counts < min(best.k, among)) if rest else counts[:0]
+        best.sizes[lacking] = 0
+        for part, own, first in rest if len(lacking) else ():
+            self._exact(part, own, first, best, lacking)
         return best.hits()
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -156,19 +164,18 @@ class DenseIndex:
         self,
         part: Segment,
         keep: NDArray[np.bool_] | None,
-        there: int,
         first: int,
         best: _Best,
         effort: float,
-    ) -> None:
+        among: int,
+    ) -> NDArray[np.int64]:
+        """Offer ``best`` what FAISS finds in a segment; how many rows that are, (q,) int64."""
         from rag.indexers import dense_faiss
 
-        found = dense_faiss.search(part.index, best.queries, best.k, keep, effort)
-        lacking = (found >= 0).sum(1) < min(best.k, there)
-        found[lacking] = -1
+        found = dense_faiss.search(part.index, best.queries, best.k, keep, effort, among)
         best.offer_found(found, part.vectors, first)
-        if lacking.any():
-            self._exact(part, keep, first, best, np.flatnonzero(lacking))
+        counts: NDArray[np.int64] = (found >= 0).sum(1)
+        return counts
 
     def _exact(
         self,
