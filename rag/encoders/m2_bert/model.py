@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, PreTrainedModel, initialization
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from rag.encoders.m2_bert.config import M2BertConfig
@@ -127,7 +128,7 @@ class Mixer(nn.Module):  # type: ignore[misc]
         return mixed
 
 
-class Layer(nn.Module):  # type: ignore[misc]
+class Layer(GradientCheckpointingLayer):  # type: ignore[misc]
     """Mixer, then MLP."""
 
     def __init__(self, config: M2BertConfig) -> None:
@@ -193,6 +194,7 @@ class M2Bert(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "bert"
     _keep_in_fp32_modules_strict = ("filter_fn", "filter_fn2")  # sin(10 x) needs them whole
     _no_split_modules = ("Layer",)
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: M2BertConfig) -> None:
         """Make the model with random weights."""
