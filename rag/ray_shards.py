@@ -1,9 +1,9 @@
 """Shards of a collection (``rag.collection.spread``) as actors of a Ray cluster.
 
 A round is one call an actor. An array that several of them get, and that is large, is put into
-Ray's store once. An actor that dies is started anew, on whichever node Ray chooses; until it has
-opened its segments again, its shard is away. Actors reserve no CPU: they are spread over the nodes,
-and one that was lost does not wait for a job to end.
+Ray's store once. An actor that dies is started anew, on another node if there is one; until it has
+opened its segments again, its shard is away. Actors reserve no CPU, so that one that was lost does
+not wait for a job to end; they are put on the nodes that have CPUs, as evenly as can be.
 """
 
 from __future__ import annotations
@@ -39,10 +39,12 @@ LARGE = 1 << 16
 class Actor:
     """The process of one shard."""
 
-    def open(self, opening: Opening) -> tuple[str, int]:
-        """Open the segments; on which machine, and by which process."""
+    def open(self, opening: Opening) -> tuple[str, int, str]:
+        """Open the segments: on which machine, by which process, on which of Ray's nodes."""
+        import ray
+
         self.shard = Shard(opening)
-        return socket.gethostname(), os.getpid()
+        return socket.gethostname(), os.getpid(), ray.get_runtime_context().get_node_id()
 
     def answer(self, *asked: Any) -> Any:
         """What the shard answers."""
@@ -65,10 +67,10 @@ class RayShards:
         with ExitStack() as stack:
             self._ray: Any = stack.enter_context(connect(address, cpus=len(openings)))
             stack.callback(self._kill)
-            self._remote: Any = self._ray.remote(Actor).options(
-                num_cpus=0, max_concurrency=AT_ONCE, scheduling_strategy="SPREAD"
-            )
-            self._shards = [_Held(opening, *self._start(opening)) for opening in openings]
+            self._remote: Any = self._ray.remote(Actor)
+            for opening in openings:
+                self._shards.append(_Held(opening))
+                self._start(self._shards[-1])
             self._wait()
             self._stack = stack.pop_all()
 
@@ -86,7 +88,9 @@ class RayShards:
         for number, reference in sent.items():
             try:
                 answers[number] = self._got(reference)
-            except self._ray.exceptions.RayActorError as error:
+            except self._ray.exceptions.RayTaskError:
+                raise
+            except self._ray.exceptions.RayError as error:
                 self._lost(number, actors[number], error)
         return answers
 
@@ -106,14 +110,33 @@ class RayShards:
         with self._lock:
             return [held.where for held in self._shards]
 
+    def nodes(self) -> list[str]:
+        """The id of the node that each shard is or was on."""
+        with self._lock:
+            return [held.node for held in self._shards]
+
     def close(self) -> None:
         """End the actors, and the connection if nobody else uses it."""
         self._stack.close()
 
-    def _start(self, opening: Opening) -> tuple[Any, Any]:
-        """A new actor, and what tells when its segments are open."""
-        actor = self._remote.remote()
-        return actor, actor.open.remote(opening)
+    def _start(self, held: _Held) -> None:
+        """A new actor for a shard, on the node with the fewest, and not where it was last."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        alive = [node for node in self._ray.nodes() if node["Alive"]]
+        nodes = [node["NodeID"] for node in alive if node["Resources"].get("CPU")]
+        others = [node for node in nodes if node != held.node] or nodes
+        have = Counter(each.node for each in self._shards if each is not held)
+        where = {}
+        if others:
+            held.node = min(others, key=lambda node: have[node])
+            # Ray notices only after a while that a node is gone: soft, it then takes another one.
+            # It does so on a busy machine too, which would put the first ones together.
+            where["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+                held.node, soft=bool(held.starts)
+            )
+        held.actor = self._remote.options(num_cpus=0, max_concurrency=AT_ONCE, **where).remote()
+        held.ready = held.actor.open.remote(held.opening)
 
     def _wait(self) -> None:
         """Wait for all shards at the beginning."""
@@ -127,7 +150,7 @@ class RayShards:
         for number, held in enumerate(self._shards, 1):
             try:
                 held.opened(self._got(held.ready))
-            except self._ray.exceptions.RayActorError as error:
+            except self._ray.exceptions.RayError as error:
                 raise BackendFailed(
                     f"shard {number} of {len(ready)} died as it was opened: {_line(error)}"
                 ) from error
@@ -168,7 +191,7 @@ class RayShards:
         held.is_open, held.ready = False, None
         if len(held.starts) < STARTS:
             held.starts.append(now)
-            held.actor, held.ready = self._start(held.opening)
+            self._start(held)
 
     def _got(self, reference: Any) -> Any:
         """What a call returned; what it raised, as if it had been raised here."""
@@ -198,18 +221,23 @@ class RayShards:
 class _Held:
     """A shard, and how its actor is."""
 
-    def __init__(self, opening: Opening, actor: Any, ready: Any) -> None:
-        self.opening, self.actor, self.ready = opening, actor, ready
+    def __init__(self, opening: Opening) -> None:
+        self.opening = opening
+        self.actor: Any = None
+        self.ready: Any = None  # tells when it is open; None where it is not started any more
         self.is_open = False
         self.starts: list[float] = []
+        self.node = ""
         self.where = ("", 0)
         self.why = ""
 
-    def opened(self, where: tuple[str, int]) -> None:
-        self.is_open, self.where = True, where
+    def opened(self, where: tuple[str, int, str]) -> None:
+        self.is_open, self.where, self.node = True, where[:2], where[2]
 
 
 def _line(error: BaseException) -> str:
-    """The first line of an error that says something."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)
+    """The line of an error that says what it was: the last of a traceback, else the first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if any(line.startswith("File ") for line in lines) else lines[0]

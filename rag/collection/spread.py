@@ -17,6 +17,7 @@ segments only.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -27,6 +28,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rag import __version__
 from rag.collection import manifest as manifests
 from rag.collection.manifest import Manifest
 from rag.collection.snapshot import Snapshot
@@ -73,6 +75,8 @@ class Opening:
     checksum: str
     segments: tuple[int, int]
     """The first, and the one after the last."""
+    version: str = __version__
+    """Of Ragstone, there and here: what they tell one another is of one version."""
 
 
 class Shard:
@@ -83,8 +87,13 @@ class Shard:
 
         Raises:
             NotFound: the folder is not to be seen from here, or a file of it.
-            Conflict: another collection lies there.
+            Conflict: another collection lies there, or another version of Ragstone.
         """
+        if opening.version != __version__:
+            raise Conflict(
+                f"{socket.gethostname()} has Ragstone {__version__}, and the search was started by "
+                f"{opening.version}; install the same version on all machines"
+            )
         path = Path(opening.collection)
         try:
             whole = manifests.read(path, opening.number)

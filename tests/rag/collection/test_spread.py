@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -399,6 +400,8 @@ def test_a_shard_refuses_another_collection_at_its_path(wiki: Collection, tmp_pa
         spread.Shard(spread.Opening(good.collection, good.number, "0" * 64, (0, 1)))
     with pytest.raises(NotFound, match="must see it at the same path"):
         spread.Shard(spread.Opening(str(tmp_path), 1, good.checksum, (0, 1)))
+    with pytest.raises(Conflict, match="was started by 0.0.1; install the same version"):
+        spread.Shard(replace(good, version="0.0.1"))
 
 
 def test_a_mistake_at_a_shard_is_the_callers(wiki: Collection) -> None:
