@@ -144,10 +144,10 @@ def evaluate(
     else:
         from rag.eval.work import spread
 
-        kept = {"ranked": bool(by_rank), "answered": bool(by_answer)}
-        how: dict[str, Any] = {"workers": workers, "ray": ray, "progress": progress}
-        for part in spread(data, questions, pipeline, **kept, **how):
-            results.add(part)
+        kept: dict[str, Any] = {"ranked": bool(by_rank), "answered": bool(by_answer)}
+        kept |= {"workers": workers, "ray": ray, "progress": progress}
+        for some in spread(data, questions, pipeline, **kept):
+            results.add(some)
             if progress is not None:
                 progress("questions", len(results.run or results.answers), len(questions))
         results.sort(questions)

@@ -73,10 +73,9 @@ class Results:
 
     def sort(self, questions: Mapping[str, str]) -> None:
         """Put what is kept into the order of the questions."""
-        for kept in (self.run, self.answers, self.failed):
-            values = {name: kept[name] for name in questions if name in kept}
-            kept.clear()
-            kept.update(values)
+        self.run = {name: self.run[name] for name in questions if name in self.run}
+        self.answers = {name: self.answers[name] for name in questions if name in self.answers}
+        self.failed = {name: self.failed[name] for name in questions if name in self.failed}
 
     def _rank(self, ids: Sequence[str], documents: Ranking) -> None:
         if not self._column:

@@ -197,9 +197,11 @@ class Actor(Worker):
             self._pool.check_new(self._node)
             return READY
         outcome: Said = answer
-        error = outcome[1]
-        if _is_of_node(error) and self._pool.elsewhere(self._node):
-            raise Died(f"{error}; other nodes go on", blame=False, error=error)
+        done, value, _ = outcome
+        if not done:
+            value.add_note(f"in {self.name}")
+        if _is_of_node(value) and self._pool.elsewhere(self._node):
+            raise Died(f"{value}; other nodes go on", blame=False, error=value)
         return unpacked(outcome)
 
     def end(self) -> None:

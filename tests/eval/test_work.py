@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,9 +27,13 @@ def wiki(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_processes_measure_what_one_does(wiki: Path) -> None:
     data = load(ROOT / "examples/xquad-en")
     names = list(data.questions)[:150]
-    parts = {"questions": data.questions, "qrels": data.qrels, "answers": data.answers}
-    some = {key: {name: part[name] for name in names} for key, part in parts.items()}
-    data = replace(data, **some)  # type: ignore[arg-type]
+    parts: dict[str, dict[str, Any]] = {
+        "questions": data.questions,
+        "qrels": data.qrels,
+        "answers": data.answers,
+    }
+    some: Any = {key: {name: part[name] for name in names} for key, part in parts.items()}
+    data = replace(data, **some)
     pipeline = Pipeline([BM25(top_k=10), Extract()], wiki)
     one = evaluate(data, pipeline)
     seen: list[int] = []

@@ -144,7 +144,7 @@ def test_the_tasks_of_a_killed_worker_are_done_by_another(work: object, tmp_path
 
 def test_a_task_that_always_kills_its_worker_is_left_out_and_named(work: object) -> None:
     jobs = Processes(2)
-    found = []
+    found: list[object] = []
     with pytest.raises(TasksLost, match=r"^die at: 1 task ended .*: 3 \(killed by SIGKILL\)") as e:
         found += jobs.map(work.die_at, range(9))  # type: ignore[attr-defined]
     (lost,) = e.value.lost

@@ -84,7 +84,8 @@ class started:
     """A cluster of so many nodes; nothing of it is left afterwards."""
 
     def __init__(self, plugin: Path, count: int) -> None:
-        self._count, self.cluster = count, None
+        self._count = count
+        self.cluster: Any = None
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
         token = self._folder / "token"
         with os.fdopen(os.open(token, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:

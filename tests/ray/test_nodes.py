@@ -97,7 +97,9 @@ class Building(threading.Thread):
 
     def __init__(self, build: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
-        self._build, self.done, self.error = build, None, None
+        self._build = build
+        self.done: Any = None
+        self.error: BaseException | None = None
         self.start()
 
     def run(self) -> None:

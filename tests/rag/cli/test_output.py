@@ -13,7 +13,7 @@ def test_the_bar_of_an_index_job_never_falls_and_ends_full() -> None:
     steps += [("merge", 2, 2), ("train", 1, 1), ("build", 1, 2), ("build", 2, 2)]
     shares = [whole.share(*step) for step in steps]
     assert shares == sorted(shares)
-    assert (shares[0], shares[10], shares[-1]) == (0.0, pytest.approx(0.6), pytest.approx(1.0))
+    assert [shares[0], shares[10], shares[-1]] == pytest.approx([0.0, 0.6, 1.0])
 
 
 def test_a_job_that_begins_with_a_later_step_begins_at_nothing() -> None:
@@ -26,7 +26,7 @@ def test_a_job_that_begins_with_a_later_step_begins_at_nothing() -> None:
 
 def test_what_is_beside_the_bar_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("rag.cli.output.time.monotonic", lambda: now[0])
     beside = output.Beside()
     assert str(beside) == ""
     now[0] += 10
@@ -43,7 +43,7 @@ def test_without_a_terminal_a_line_a_minute_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("rag.cli.output.time.monotonic", lambda: now[0])
     with output.progress() as tell:
         tell("read", 1, 10)
         now[0] = 61.0
