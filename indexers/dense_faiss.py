@@ -7,6 +7,7 @@ named, as FAISS's own examples do, and is left away.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -46,8 +47,9 @@ _USE = (
 )
 
 
+@functools.cache
 def library() -> Any:
-    """The module ``faiss``.
+    """The module ``faiss``, looked at once.
 
     Raises:
         MissingExtra: it is not installed.
@@ -201,10 +203,11 @@ def search(
     own = inner(index)
     rows = index.ntotal
     there = rows if keep is None else int(keep.sum())
-    wanted = min(there, max(k, math.ceil(k * _rough(index, own) * effort)))
+    among = there if among is None else among
+    factor, more = _rough(index, own)
+    every = max(k, math.ceil((k * factor + more) * effort))
+    wanted = min(there, every)
     if keep is None or not isinstance(own, faiss.IndexPQ | faiss.IndexPQFastScan):
-        among = there if among is None else among
-        every = min(among, max(k, math.ceil(k * _rough(index, own) * effort)))
         params = _params(own, among, every, keep, effort)
         found: NDArray[np.int64] = index.search(queries, wanted, params=params)[1]
         return found if keep is None else np.where(keep[found] & (found >= 0), found, -1)
@@ -218,21 +221,24 @@ def search(
         fetch = min(rows, 2 * fetch)
 
 
-def _rough(index: Any, own: Any) -> int:
-    """How many candidates an index gives for each row that is wanted, as its scores are rough."""
+def _rough(index: Any, own: Any) -> tuple[int, int]:
+    """How many candidates an index gives for each row that is wanted, and how many besides.
+
+    Its scores may be rough, and to score a candidate anew costs less than to find it.
+    """
     faiss = library()
     if own.d < index.d:
-        return 4
+        return 10, 200
     if isinstance(own, faiss.IndexHNSW):
         own = faiss.downcast_index(own.storage)
     if isinstance(own, faiss.IndexFlat | faiss.IndexIVFFlat):
-        return 1
+        return 1, 0
     coarse = faiss.ScalarQuantizer
     if getattr(getattr(own, "sq", None), "qtype", None) in (
         coarse.QT_8bit, coarse.QT_fp16, coarse.QT_bf16,
     ):  # fmt: skip
-        return 2
-    return 4
+        return 2, 20
+    return 10, 200
 
 
 def _params(
@@ -244,13 +250,12 @@ def _params(
     if keep is not None:
         settings["sel"] = faiss.IDSelectorBitmap(np.packbits(keep, bitorder="little"))
     if isinstance(own, faiss.IndexHNSW):
-        return faiss.SearchParametersHNSW(
-            efSearch=math.ceil(effort * max(64, 2 * wanted)), **settings
-        )
+        nodes = math.ceil(effort * max(160, 2 * wanted))
+        return faiss.SearchParametersHNSW(efSearch=min(own.ntotal, nodes), **settings)
     if hasattr(own, "nlist"):
         # Lists enough to hold four times the candidates, if they were of one size.
         least = 4 * wanted * own.nlist / there
-        lists = math.ceil(effort * max(1.5 * math.sqrt(own.nlist), least))
+        lists = math.ceil(effort * max(5 * math.sqrt(own.nlist), least))
         return faiss.SearchParametersIVF(nprobe=min(own.nlist, lists), **settings)
     return faiss.SearchParameters(**settings) if settings else None
 

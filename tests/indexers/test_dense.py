@@ -141,6 +141,24 @@ def test_exact_search_is_brute_force_whatever_the_segments(
             np.testing.assert_array_equal(mine, theirs)
 
 
+def test_ties_at_the_cut_go_to_the_lower_row() -> None:
+    rng = np.random.default_rng(8)
+    vectors = dense.unit(rng.standard_normal((5000, 40)).astype(np.float32))
+    same = rng.choice(5000, 3000, replace=False)
+    vectors[same] = vectors[7]
+    keep = rng.random(5000) < 0.7
+    queries = np.concatenate([vectors[[7, 7, 7]], vectors[:6], np.zeros((1, 40), np.float32)])
+    parts = [Segment(some, "cosine", None) for some in np.split(vectors, [900, 901, 4000])]
+    for k, mask in itertools.product((1, 40, 3100), (None, keep)):
+        wanted = brute(vectors, queries, k, mask)
+        # The queries that are equal to thousands of rows, and one without a direction.
+        for number in (0, 9):
+            offsets, found, _ = DenseIndex(parts, "drawn", "").search(queries, k, keep=mask)
+            assert found[offsets[number] : offsets[number + 1]].tolist() == wanted[number]
+            _, alone, _ = DenseIndex(parts, "drawn", "").search(queries[[number]], k, keep=mask)
+            assert alone.tolist() == wanted[number]
+
+
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_filters_deletes_and_compaction(factory: str, drawn: type[Drawn], tmp_path: Path) -> None:
     needs(factory)
@@ -259,6 +277,7 @@ def test_faiss_is_looked_at_before_it_is_used(monkeypatch: pytest.MonkeyPatch) -
 
     def installed(*names: str) -> None:
         monkeypatch.setattr(dense_faiss, "distributions", lambda: [Found(name) for name in names])
+        dense_faiss.library.cache_clear()
 
     installed("faiss-cpu", "faiss-gpu")
     with pytest.raises(InvalidInput, match="faiss-cpu and faiss-gpu are installed"):
