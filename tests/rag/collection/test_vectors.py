@@ -20,6 +20,7 @@ from rag.collection.kinds import EncodedKind, PlainKind, TrainedKind
 from rag.collection.training import sample
 from rag.errors import Damaged, InvalidInput
 from rag.indexers import Lexical
+from rag.jobs import Local
 from tests.rag.collection.toy_kind import Toy
 
 Rag = Callable[..., tuple[int, str, str]]
@@ -212,6 +213,28 @@ def test_two_who_add_first_learn_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert made.verify() == []
 
 
+def test_who_adds_while_another_trains_anew(
+    tmp_path: Path, encoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = built(tmp_path / "c", range(20), toy=TRAINED)
+    made.add(rows(*range(20, 30)))
+    real, other = manifest.commit, Collection.open(made.path)
+    before = manifest.read(made.path).indexes["toy"].trained
+
+    def commit(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(manifest, "commit", real)
+        other.add_index({"toy": TRAINED}, retrain=True)
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(manifest, "commit", commit)
+    encoded.clear()
+    made.add(rows(30, 31))
+    assert encoded == texts(30, 31)
+    assert manifest.read(made.path).indexes["toy"].trained != before
+    check(made)
+    assert len(made) == 32
+
+
 def test_too_few_passages_to_learn_from(tmp_path: Path, encoded: list[str]) -> None:
     greedy = Toy(factory="mean", sample=50, least=39)
     with pytest.raises(InvalidInput, match="needs 39 passages"):
@@ -294,11 +317,8 @@ def test_info_counts_every_folder_once(tmp_path: Path, rag: Rag) -> None:
     assert "trained" in rag("info", made.path)[1]
 
 
-class Pickled:
+class Pickled(Local):
     """An executor that sends everything as other processes get it."""
-
-    def close(self) -> None:
-        pass
 
     def map(self, work: Any, tasks: Iterable[Any], **_: Any) -> Iterator[tuple[Any, Any]]:
         for task in tasks:
