@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,42 +23,72 @@ _READ = frozenset({".json", ".safetensors", ".txt", ".model"})
 _OTHER_FORMS = frozenset({"onnx", "openvino"})
 
 
-def load_encoder(name: str, device: str = "auto") -> Encoder:
+def load_encoder(name: str, device: str | Sequence[str] = "auto") -> Encoder:
     """Open an encoder of sentence-transformers.
 
     Args:
         name: ``minilm`` (the packaged all-MiniLM-L6-v2), a folder as sentence-transformers or
             transformers save it, or a name at Hugging Face. A model for masked tokens without
             settings of sentence-transformers becomes a SPLADE encoder.
-        device: as torch calls it; ``auto`` is cuda where there is one, else cpu.
+        device: as torch calls it; ``auto`` is cuda where there is one, else cpu. ``openvino``
+            computes on a CPU by OpenVINO. Several, or ``cuda:all``, share the batches of a call.
+
+    On cpu and openvino vectors are those of sentence-transformers to float rounding. On cuda the
+    model computes in bfloat16, and is compiled for calls of at least ``COMPILED_FROM`` texts.
 
     Raises:
-        MissingExtra: sentence-transformers is not installed.
+        MissingExtra: sentence-transformers, or openvino where it is asked for, is not installed.
         NotFound: there is no such model.
-        InvalidInput: its weights are pickled, its similarity is neither cosine nor dot, or there is
-            no such device.
+        InvalidInput: its weights are pickled, its similarity is neither cosine nor dot, there is no
+            such device, or OpenVINO cannot compute it.
         BackendFailed: it cannot be loaded.
     """
     if find_spec("sentence_transformers") is None:
         raise MissingExtra("models", "sentence_transformers")
-    from safetensors import SafetensorError
-
-    import rag.encoders.m2_bert  # noqa: F401  so that transformers knows the type
+    if device == "openvino" and find_spec("openvino") is None:
+        raise MissingExtra("openvino", "openvino")
+    from rag.encoders.batches import devices_of, tokens_at_once
     from rag.encoders.encode import Encoder
-    from rag.models.load import device_of, quiet
 
-    place = device_of(None if device == "auto" else device)
+    places = devices_of("cpu" if device == "openvino" else device)
     folder = folder_of_encoder(name)
     if is_vdr(folder):
         from rag.encoders.vdr import VDREncoder
 
-        return VDREncoder.load(folder, name=name, device=place)  # type: ignore[return-value]
+        return VDREncoder.load(  # type: ignore[return-value]
+            folder, name=name, device="openvino" if device == "openvino" else places
+        )
     _check(name, folder)
-    cls = _family(name, folder)
     before = _hash(folder)
+    models = [_opened(name, folder, place) for place in places]
+    for model, place in zip(models, places, strict=True):
+        body = getattr(model[0], "model", None)
+        if body is None:
+            if device == "openvino":
+                raise InvalidInput(f"OpenVINO cannot compute {name}, which is no transformer")
+        elif device == "openvino":
+            from rag.encoders.openvino_model import convert
+
+            convert(name, body, model.tokenizer)
+        elif place == "cpu":
+            from rag.encoders.on_cpu import quicken
+
+            quicken(body)
+    where = device if device == "openvino" else places[0]
+    return Encoder(name, models, before, tokens=tokens_at_once(where))
+
+
+def _opened(name: str, folder: Path, place: str) -> Any:
+    """The model of sentence-transformers in a folder, on one device."""
+    from safetensors import SafetensorError
+
+    import rag.encoders.m2_bert  # noqa: F401  so that transformers knows the type
+    from rag.models.load import quiet
+
+    cls = _family(name, folder)
     try:
         with quiet():
-            model = cls(
+            return cls(
                 str(folder),
                 device=place,
                 trust_remote_code=False,
@@ -72,7 +103,6 @@ def load_encoder(name: str, device: str = "auto") -> Encoder:
             f"cannot load the encoder {name}: {str(error).strip()} (in {folder}; a model that "
             "brings code of its own is not loaded)"
         ) from error
-    return Encoder(name, model, before)
 
 
 def encoder_hash(name: str) -> str:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from rag.encoders.batches import Models, batches, check, devices_of, tokens_at_once
+from rag.encoders.on_cpu import unpad
 from rag.encoders.vdr.bags import JOINT, Bags, tokenizer_of, tower_settings
 from rag.encoders.vdr.load import TOWERS, load
 from rag.encoders.vdr.views import top_mask
-from rag.errors import InvalidInput
-
-TOKENS_AT_ONCE = 4096
-"""Most tokens of a batch, padding included."""
 
 
 class TermScore(NamedTuple):
@@ -47,10 +48,25 @@ class VDREncoder:
     similarity: Literal["dot"] = "dot"
     joint = JOINT
 
-    def __init__(self, name: str, towers: dict[str, Any], tokenizer: Any, device: str) -> None:
-        """Hold towers and their tokenizer on a device, as torch calls it."""
-        self.name, self._tokenizer, self._lock = name, tokenizer, threading.Lock()
-        self.towers = {tower: model.to(device).eval() for tower, model in towers.items()}
+    def __init__(
+        self, name: str, towers: dict[str, Any], tokenizer: Any, device: str | Sequence[str]
+    ) -> None:
+        """Hold towers and their tokenizer on devices, as ``load_encoder`` takes them."""
+        self.name, self._tokenizer, self._tokenizing = name, tokenizer, threading.Lock()
+        places = devices_of("cpu" if device == "openvino" else device)
+        self._tokens = tokens_at_once("openvino" if device == "openvino" else places[0])
+        copies = [towers, *(copy.deepcopy(towers) for _ in places[1:])]
+        for mine, place in zip(copies, places, strict=True):
+            for model in {id(model): model for model in mine.values()}.values():
+                model.to(place).eval()
+                if device == "openvino":
+                    from rag.encoders.openvino_model import convert
+
+                    convert(name, model.bert_model, tokenizer)
+                elif place == "cpu":
+                    unpad(model.bert_model)
+        self.towers = dict(towers)
+        self._copies = Models(copies)
         passages = self.towers["encoder_p"].config
         self.dimensions = int(passages.vocab_size)
         self.bags = Bags(
@@ -64,7 +80,11 @@ class VDREncoder:
 
     @classmethod
     def load(
-        cls, folder: Path | str, *, name: str | None = None, device: str = "cpu"
+        cls,
+        folder: Path | str,
+        *,
+        name: str | None = None,
+        device: str | Sequence[str] = "cpu",
     ) -> VDREncoder:
         """The model in a folder; raises as ``rag.encoders.vdr.load`` and ``tokenizer_of`` do."""
         path = Path(folder)
@@ -88,29 +108,24 @@ class VDREncoder:
         """
         from scipy import sparse
 
-        if kind not in ("query", "document"):
-            raise InvalidInput(f"kind {kind!r}: expected 'query' or 'document'")
-        for number, text in enumerate(texts):
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                raise InvalidInput(f"text {number} has an unpaired surrogate") from None
-        model = self.towers[TOWERS[kind == "document"]]
-        rows: list[Any] = [None] * len(texts)
-        with self._lock, torch.inference_mode():
-            ids = self._ids(texts, model.config.max_len)
-            order = sorted(range(len(ids)), key=lambda at: -len(ids[at]))
-            while order:
-                fits = max(1, TOKENS_AT_ONCE // max(1, len(ids[order[0]])))
-                batch, order = order[:fits], order[fits:]
-                found = self._vectors(model, [ids[at] for at in batch])
-                for at, vector in zip(batch, found, strict=True):
-                    columns = np.flatnonzero(vector)
-                    rows[at] = columns, vector[columns]
-        offsets = np.cumsum([0, *(len(columns) for columns, _ in rows)])
-        columns = np.concatenate([np.zeros(0, np.int64), *(columns for columns, _ in rows)])
-        values = np.concatenate([np.zeros(0, np.float32), *(values for _, values in rows)])
-        return sparse.csr_array((values, columns, offsets), shape=(len(rows), self.dimensions))
+        check(texts, kind)
+        tower = TOWERS[kind == "document"]
+        longest = self.towers[tower].config.max_len
+
+        def lengths(some: Sequence[str]) -> list[int]:
+            return [len(ids) for ids in self._ids(some, longest)]
+
+        def vectors(towers: Any, places: NDArray[np.int64]) -> Any:
+            some = [texts[at] for at in places.tolist()]
+            with torch.inference_mode():
+                return sparse.csr_array(self._vectors(towers[tower], self._ids(some, longest)))
+
+        order = list(batches(texts, lengths, self._tokens))
+        parts = self._copies.map(vectors, order)
+        if not parts:
+            return sparse.csr_array((0, self.dimensions), dtype=np.float32)
+        back = np.argsort(np.concatenate(order))
+        return sparse.csr_array(sparse.vstack(parts, format="csr")[back])
 
     def explain(self, question: str, passage: str) -> list[TermScore]:
         """The terms that question and passage share, and what each adds to the score; most first.
@@ -191,9 +206,8 @@ class VDREncoder:
         )
 
     def _ids(self, texts: Sequence[str], longest: int) -> list[list[int]]:
-        if not texts:
-            return []
-        made = self._tokenizer(list(texts), truncation=True, max_length=longest)
+        with self._tokenizing:  # tokenizers are not made for several threads
+            made = self._tokenizer(list(texts), truncation=True, max_length=longest)
         found: list[list[int]] = made["input_ids"]
         return found
 
@@ -206,8 +220,10 @@ class VDREncoder:
             padded[row, : len(one)] = torch.tensor(one)
             mask[row, : len(one)] = 1
         device = model.ln.weight.device
-        vectors = model(padded.to(device), mask.to(device)).pooler_output
-        return (vectors * top_mask(vectors, model.config.topk)).float().cpu().numpy()
+        on_cuda = device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16) if on_cuda else nullcontext():
+            vectors = model(padded.to(device), mask.to(device)).pooler_output.float()
+        return (vectors * top_mask(vectors, model.config.topk)).cpu().numpy()
 
     def _hash(self) -> str:
         whole = hashlib.sha256(self.bags.hash.encode())

@@ -185,8 +185,8 @@ def test_minilm_gives_what_sentence_transformers_gives() -> None:
     assert (encoder.kind, encoder.dimensions, encoder.similarity) == ("dense", 384, "cosine")
     corpus = ROOT / "examples" / "xquad-en" / "corpus.jsonl.gz"
     with gzip.open(corpus, "rt", encoding="utf-8") as file:
-        asked = [json.loads(line)["text"] for line in itertools.islice(file, 48)]
-    asked += ["", "a", "very long " * 20_000]
+        asked = [json.loads(line)["text"] for line in itertools.islice(file, 24)]
+    asked += ["", "a", "very long " * 1000]
     ours = encoder.encode(asked, kind="document")
     theirs = SentenceTransformer(str(folder_of_encoder("minilm")), device="cpu").encode(asked)
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
