@@ -22,11 +22,17 @@ def recalls(snapshot: Snapshot, queries: Path | None) -> dict[str, dict[str, Any
         InvalidInput: there is no dense index, or its encoder has changed.
         BadRow: a question cannot be used.
     """
+    from rag.collection.build import kind_of
+    from rag.collection.kinds import EncodedKind
     from rag.errors import InvalidInput
     from rag.indexers.dense_recall import recall
 
-    entries = snapshot.manifest.indexes
-    names = [name for name in entries if hasattr(snapshot.index(name), "vectors")]
+    names = [
+        name
+        for name, entry in snapshot.manifest.indexes.items()
+        if isinstance(kind_of(entry.type, entry.settings), EncodedKind)
+        and hasattr(snapshot.index(name), "vectors")
+    ]
     if not names:
         raise InvalidInput(
             f"--recall: {snapshot.path} has no dense index; "
