@@ -196,7 +196,7 @@ class LongConvolution(nn.Module):  # type: ignore[misc]
         """The Fourier transform of f, r and D together, (width, size // 2 + 1) complex."""
         return torch.fft.rfft(self.whole(size))
 
-    def _spectrum(self, size: int) -> Tensor:
+    def kept(self, size: int) -> Tensor:
         """The same, kept for the next call where nothing is trained."""
         if not self.keep or self.training or torch.is_grad_enabled():
             self._kept = None
@@ -220,5 +220,5 @@ class LongConvolution(nn.Module):  # type: ignore[misc]
                 self._kept = None
                 y = Circular.apply(u.to(form), self.whole(size).to(form))
             else:
-                y = by_spectrum(u.to(form), self._spectrum(size), size)
+                y = by_spectrum(u.to(form), self.kept(size), size)
         return y.to(u.dtype)

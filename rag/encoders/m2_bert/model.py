@@ -28,13 +28,17 @@ from rag.encoders.m2_bert.convolution import (
     SLOWEST,
     Causal,
     LongConvolution,
+    by_spectrum,
+    causal,
     features,
+    fft_size,
     times,
 )
 from rag.errors import InvalidInput
 
-ROWS = 512
-"""Tokens of a slice of the MLP without gradients on a CPU, so that it stays in the cache."""
+ROWS, CHANNELS = 512, 128
+"""Tokens of a slice of the MLP, and channels of one of the mixer, without gradients on a CPU: so
+they stay in its cache."""
 
 
 class BlockDiagonal(nn.Module):  # type: ignore[misc]
@@ -118,14 +122,41 @@ class Mixer(nn.Module):  # type: ignore[misc]
         u, p = h.transpose(1, 2), self.in_linear(h).transpose(1, 2).contiguous()
         if mask is not None:
             u, p = u * mask, p * mask
+        whole = torch.is_grad_enabled() or h.device.type != "cpu"
+        y = self._at_once(u, p, mask) if whole else self._in_slices(u, p, mask)
+        mixed: Tensor = self.out_linear(y.transpose(1, 2))
+        return mixed
+
+    def _at_once(self, u: Tensor, p: Tensor, mask: Tensor | None) -> Tensor:
+        """Convolve and gate u and its projections p, (batch, 3 width, length), to u's shape."""
         weight, bias = (x.to(p.dtype) for x in (self.short_filter.weight, self.short_filter.bias))
         x1, x2, v = Causal.apply(p, weight, bias).chunk(3, dim=1)
         gated = v * x1
         if mask is not None:
             gated = gated * mask
-        y = self.filter_fn(gated) * x2 + self.filter_fn2(u)
-        mixed: Tensor = self.out_linear(y.transpose(1, 2))
-        return mixed
+        y: Tensor = self.filter_fn(gated) * x2 + self.filter_fn2(u)
+        return y
+
+    def _in_slices(self, u: Tensor, p: Tensor, mask: Tensor | None) -> Tensor:
+        """The same without gradients, a few channels at a time."""
+        width, size = u.shape[1], fft_size(u.shape[2])
+        form = torch.promote_types(u.dtype, torch.float32)
+        weight, bias = (x.to(p.dtype) for x in (self.short_filter.weight, self.short_filter.bias))
+        y = torch.empty_like(u, memory_format=torch.contiguous_format)
+        with torch.autocast("cpu", enabled=False):
+            gates, around = (f.kept(size) for f in (self.filter_fn, self.filter_fn2))
+            for start in range(0, width, CHANNELS):
+                some = slice(start, start + CHANNELS)
+                x1, x2, v = (
+                    causal(its[:, some], w[some], b[some])
+                    for its, w, b in zip(
+                        *(x.chunk(3, d) for x, d in ((p, 1), (weight, 0), (bias, 0))), strict=True
+                    )
+                )
+                gated = v.mul_(x1) if mask is None else v.mul_(x1).mul_(mask)
+                made = by_spectrum(gated.to(form), gates[some], size) * x2
+                y[:, some] = made + by_spectrum(u[:, some].to(form), around[some], size)
+        return y
 
 
 class Layer(GradientCheckpointingLayer):  # type: ignore[misc]
