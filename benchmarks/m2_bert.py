@@ -9,9 +9,10 @@ BERT is transformers' own with its position table lengthened: once with torch's 
 attention weights). Each model runs in a process of its own, so that its peak of resident memory is
 its own: ``peak_mb`` is the peak after the passes, ``added_mb`` what they added to the loaded model.
 Times are process CPU seconds of a pass in float32, by turns between the models, the median of the
-rounds. M2-BERT has a pass before them, in which it makes its kernels (``first_s``); BERT makes
-nothing, so its first pass counts. A pass that takes more than ``--limit`` CPU seconds is ended: its
-row has no time, ``not_finished_in_s``, and the peak that was reached.
+rounds. M2-BERT has a pass before them, in which it makes its kernels (``first_s``);
+``m2_bert_uncached`` makes them in each pass and keeps none (``cache_kernels: false``), and BERT
+makes nothing, so their first passes count. A pass that takes more than ``--limit`` CPU seconds is
+ended: its row has no time, ``not_finished_in_s``, and the peak that was reached.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-MODELS = ("m2_bert", "bert_sdpa", "bert_eager")
+MODELS = ("m2_bert", "m2_bert_uncached", "bert_sdpa", "bert_eager")
 
 
 def peak_mb() -> float:
@@ -44,8 +45,10 @@ def model_of(name: str, length: int) -> Any:
 
     from rag.encoders.m2_bert import M2Bert, M2BertConfig
 
-    if name == "m2_bert":
-        return M2Bert(M2BertConfig(max_position_embeddings=length, pooler=True))
+    if name.startswith("m2_bert"):
+        keep = name == "m2_bert"
+        config = M2BertConfig(max_position_embeddings=length, pooler=True, cache_kernels=keep)
+        return M2Bert(config)
     config = transformers.BertConfig(
         max_position_embeddings=length,
         vocab_size=30528,
