@@ -55,7 +55,6 @@ def bi_encoder(place: Path, **settings: Any) -> dict[str, Any]:
 OBJECTIVES: dict[str, Any] = {
     "dupmae": (PRE, {"hold_out": DOCUMENTS}),
     "distilled": ({"negatives": "negatives.jsonl", "hard": 2, "distill": True}, {}),
-    "unified": ({"pooling": "unified", "dimensions": 6, "negatives": "negatives.jsonl"}, {}),
 }
 
 
@@ -91,13 +90,10 @@ def test_pre_training_learns_the_held_back_side_and_leaves_a_bert(
     assert isinstance(Unified.load(tuned.model), Unified)
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_fine_tuned_encoder_is_opened_as_it_was_scored(
-    place: Path, tmp_path: Path, pooling: str
-) -> None:
+def test_a_fine_tuned_encoder_is_opened_as_it_was_scored(place: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
-    objective = bi_encoder(place, pooling=pooling, similarity="cosine", temperature=0.1)
+    objective = bi_encoder(place, pooling="mean", similarity="cosine", temperature=0.1)
     done = train(recipe(tmp_path, objective, place / "data", place / "bert"), tmp_path / "out")
     encoder = load_encoder(str(done.model))
     assert (encoder.similarity, encoder.dimensions) == ("cosine", 24)

@@ -47,13 +47,11 @@ def made(place: Path, folder: Path, model: Path | None = None, **settings: Any) 
     return recipe(folder, objective, place / "data", model or place / "bert", **changes)
 
 
-@pytest.mark.parametrize("semi", [False, True])
 def test_a_training_that_goes_on_gives_the_weights_of_one_in_one_go(
-    place: Path, tmp_path: Path, semi: bool, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mined = {"negatives": str(place / "negatives.jsonl"), "hard": 2}
-    given = made(place, tmp_path, semi=semi, shared=not semi, **mined)
-    goes_on(given, tmp_path, monkeypatch)
+    goes_on(made(place, tmp_path, semi=True, **mined), tmp_path, monkeypatch)
 
 
 def test_two_towers_learn_apart_and_a_trained_model_learns_on(place: Path, tmp_path: Path) -> None:
