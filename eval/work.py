@@ -11,7 +11,7 @@ from pathlib import Path
 from rag.errors import NotFound
 from rag.eval.datasets import Dataset, load
 from rag.eval.results import Results
-from rag.jobs import PLAIN, Progress, Resources, TasksLost, executor, silent
+from rag.jobs import PLAIN, Progress, TasksLost, executor, silent
 from rag.pipeline import Pipeline
 from rag.pipelines import run_key
 from rag.pipelines.run_job import spec_of
@@ -64,7 +64,6 @@ def spread(
     answered: bool,
     workers: int | None,
     ray: str | None,
-    resources: Resources = PLAIN,
     progress: Progress | None = None,
 ) -> Iterator[Results]:
     """What is kept of the questions, a part at a time, in the order in which they are done.
@@ -86,7 +85,9 @@ def spread(
             asked = Part(tuple(part), tuple(questions[name] for name in part))
             yield Task(spec, path, data.split, asked, ranked, answered)
 
-    with closing(executor(workers, ray, progress or silent, {ask.__name__: resources})) as run:
+    with closing(
+        executor(workers, ray, progress or silent, {ask.__name__: pipeline.resources or PLAIN})
+    ) as run:
         try:
             for _, results in run.map(ask, tasks(parts)):
                 yield results

@@ -66,9 +66,10 @@ def _read(path: Path, spot: Spot, scope: Scope, columns: Checked) -> SubPipeline
         scope.report.add(spot.node.place, spot.path, what)
         scope.report.include(report)
         return None
-    if head.spread is not None:
-        said = f"{path} has 'spread', which the pipeline around it decides; write it there"
-        scope.report.add(spot.node.place, spot.path, said)
-        return None
+    for key in ("spread", "resources"):
+        if getattr(head, key) is not None:
+            said = f"{path} has {key!r}, which the pipeline around it decides; write it there"
+            scope.report.add(spot.node.place, spot.path, said)
+            return None
     collection = None if head.collection is None else relative(head.collection, path.parent)
     return SubPipeline(name=head.name or path.stem, collection=collection, stages=stages)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rag.errors import InvalidFile, InvalidInput, NotFound, Problem
+from rag.jobs import Resources
 from rag.pipeline import Pipeline
 from rag.pipelines.report import Report
 from rag.pipelines.stages import Checked, Scope, read_stages, relative
@@ -59,6 +60,9 @@ class PipelineFile(BaseModel):
     spread: Spread | None = Field(
         None, description="Search the collection by actors of a Ray cluster (docs/ray.md)."
     )
+    resources: Resources | None = Field(
+        None, description="What a worker of a job needs on a Ray cluster (docs/ray.md)."
+    )
     on_error: Literal["keep", "stop"] = Field(
         "keep", description="keep fills the error of a row that fails and goes on; stop raises."
     )
@@ -89,7 +93,8 @@ def load_pipeline(
     if collection is None and head.collection is not None:
         collection = relative(head.collection, path.parent)
     name = head.name or path.stem
-    return Pipeline(stages, collection, on_error=head.on_error, name=name, spread=head.spread)
+    how: dict[str, Any] = {"spread": head.spread, "resources": head.resources}
+    return Pipeline(stages, collection, on_error=head.on_error, name=name, **how)
 
 
 def pipeline_parts(

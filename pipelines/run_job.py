@@ -64,7 +64,7 @@ def run_file(
     *,
     workers: int | None = None,
     ray: str | None = None,
-    resources: Resources = PLAIN,
+    resources: Resources | None = None,
     seed: int = 0,
     documents: int = 10,
     texts: bool = False,
@@ -86,7 +86,7 @@ def run_file(
         workers: processes that answer; each opens the pipeline once. Default: this one alone, and
             on Ray as many as there is room for.
         ray: answer on a Ray cluster: ``local``, or the address of one (docs/ray.md).
-        resources: what a worker needs there.
+        resources: what a worker needs there; default: what the pipeline says.
         seed: what stages that draw lots begin with.
         documents: how many passages of each row are written.
         texts: write the texts of the passages too, as the readers saw them.
@@ -109,7 +109,8 @@ def run_file(
     alone = ray is None and workers in (None, 1)
     if ray is not None:  # workers may run in another folder
         out = out.absolute()
-    run = executor(workers, ray, progress, {work.__name__: resources})
+    needs = resources or pipeline.resources or PLAIN
+    run = executor(workers, ray, progress, {work.__name__: needs})
     spec = replace(spec_of(pipeline, seed, documents, texts, alone=alone), form=form)
     if ray is not None and spec.collection is not None:
         spec = replace(spec, collection=spec.collection.absolute())

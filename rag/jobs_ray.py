@@ -69,9 +69,11 @@ class Actors(Pool):
         if self._ray is None:
             cpus = math.ceil(needs.cpus * self._asked) if self._asked else None
             self._ray = self._stack.enter_context(connect(self.address, cpus=cpus))
-        if self.address != LOCAL and type(task) not in self._checked:
+        known = type(task) in self._checked or (self._checked and not hasattr(task, "check"))
+        if self.address != LOCAL and not known:
             self._nodes |= check_nodes(self._ray, task, needs)
-        self._checked[type(task)] = task
+        if not known:
+            self._checked[type(task)] = task
         self._placed = time.monotonic()
         self._resize()
         if self.address == LOCAL and not alive(self._ray, needs):
@@ -187,6 +189,8 @@ class Actor(Worker):
         ray = self._pool.remote
         try:
             answer = ray.get(self.answer)
+        except ray.exceptions.ActorUnavailableError:
+            raise Died("it could not be reached any more", blame=False) from None
         except ray.exceptions.RayActorError as error:
             raise self._died(error) from None
         except ray.exceptions.RayError as error:

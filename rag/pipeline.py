@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rag import ranking
     from rag.batch import Batch, Citation, Hit
     from rag.collection import Collection, Snapshot
+    from rag.jobs import Resources
     from rag.spread import Spread
     from rag.streaming import Event
 
@@ -49,6 +50,7 @@ class Pipeline:
         on_error: ``keep`` fills a failed row's ``error`` and goes on; ``stop`` raises.
         name: what tables call the pipeline.
         spread: search the collection by actors of a Ray cluster, which start with it (docs/ray.md).
+        resources: what a worker needs of a Ray cluster in a job (``rag run``, ``rag eval``).
 
     Raises:
         MissingColumn: a stage reads a column that no earlier stage writes.
@@ -63,6 +65,7 @@ class Pipeline:
         on_error: OnError = "keep",
         name: str = "pipeline",
         spread: Spread | None = None,
+        resources: Resources | None = None,
     ) -> None:
         """Check the stages and the columns that they pass on."""
         if not stages:
@@ -75,6 +78,7 @@ class Pipeline:
         self.on_error = on_error
         self.name = name
         self.spread = spread
+        self.resources = resources
         self.columns = columns_after(self.stages, Columns())
         self._lock = threading.Lock()
         self._context: Context | None = None

@@ -18,6 +18,8 @@ from rag.jobs import Resources
 ANSWERED_WITHIN = 120.0
 """Seconds in which a node must answer; it may have to import torch."""
 
+GONE = "is gone"
+
 SAME = ("ragstone", "numpy", "pyarrow")
 """Packages whose version must be the same everywhere, so that the bytes are."""
 
@@ -65,6 +67,10 @@ def check_nodes(ray: Any, task: Any, needs: Resources) -> dict[str, Node]:
     """
     nodes = alive(ray, needs)
     problems = ask(ray, list(nodes.values()), task)
+    gone = [node for node, problem in problems.items() if problem == GONE]
+    if len(gone) < len(nodes):
+        nodes = {node: entry for node, entry in nodes.items() if node not in gone}
+        problems = {node: problem for node, problem in problems.items() if problem != GONE}
     if problems:
         lines = [f"{nodes[node].name}: {problem}" for node, problem in problems.items()]
         raise BackendFailed(
@@ -91,8 +97,10 @@ def ask(ray: Any, nodes: list[Node], task: Any) -> dict[str, str]:
                 found = ray.get(answer, timeout=ANSWERED_WITHIN)
             except ray.exceptions.GetTimeoutError:
                 found = f"gives no answer within {ANSWERED_WITHIN:.0f} s"
-            except ray.exceptions.RayError as error:
+            except ray.exceptions.RayTaskError as error:
                 found = in_words(error)
+            except ray.exceptions.RayError:  # it was killed, or its cluster has not noticed yet
+                found = GONE
             if found is not None:
                 problems[node_id] = found
     return problems

@@ -57,6 +57,7 @@ def changed(pipeline: Pipeline, settings: Mapping[str, Any]) -> Pipeline:
         on_error=pipeline.on_error,
         name=pipeline.name,
         spread=pipeline.spread,
+        resources=pipeline.resources,
     )
 
 

@@ -170,7 +170,13 @@ def mine(
     stages: list[Any] = [*pipeline.stages, told]
     if scores is not None:
         stages.append(Rerank(model=scores))
-    whole = Pipeline(stages, pipeline.collection, on_error=pipeline.on_error, name=pipeline.name)
+    whole = Pipeline(
+        stages,
+        pipeline.collection,
+        on_error=pipeline.on_error,
+        name=pipeline.name,
+        resources=pipeline.resources,
+    )
     asked = {name: text for name, text in dataset.questions.items() if name in dataset.qrels}
     options: dict[str, Any] = {"workers": workers, "progress": progress, **job}
     with whole:

@@ -359,3 +359,23 @@ def test_a_path_of_a_setting_starts_at_the_folder_of_the_file(tmp_path: Path) ->
     bm25, generate = load_pipeline(file).stages
     assert bm25.collection == str(tmp_path / "conf" / "../wiki")
     assert generate.model_dump()["backend"]["llama_cpp"]["model"] == str(tmp_path / "conf/my.gguf")
+
+
+def test_a_file_says_what_a_worker_needs_on_ray(tmp_path: Path) -> None:
+    file = tmp_path / "gpus.yaml"
+    text = "kind: pipeline\nresources: {cpus: 4, gpus: 0.5}\nstages: [bm25]\n"
+    file.write_text(text)
+    loaded = load_pipeline(file)
+    assert loaded.resources is not None
+    assert (loaded.resources.cpus, loaded.resources.gpus) == (4, 0.5)
+    file.write_text(text.replace("gpus: 0.5", "gpu: 1"))
+    (problem,) = problems(file)
+    assert (problem.line, problem.key) == (2, "resources.gpu")
+    index = tmp_path / "index.yaml"
+    index.write_text(
+        "kind: index\nsource: rows.jsonl\nindexes: {lexical: {type: lexical}}\n"
+        "resources: {index: {gpus: 1}, encode: {gpus: 1}}\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"id": "1", "text": "a"}\n')
+    (problem,) = problems(index)
+    assert (problem.line, problem.key) == (4, "resources.encode")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ pytest.importorskip("ray")
 from rag import Collection, registry
 from rag.collection import manifest
 from rag.jobs import TasksLost
-from tests.ray.conftest import Nodes, Trees, processes_of, started
+from tests.ray.conftest import ROOT, Nodes, Trees, processes_of, started
 from tests.ray.test_nodes import Building, begun, passages
 
 pytestmark = pytest.mark.slow
@@ -117,8 +119,6 @@ if __name__ == "__main__":
 
 def driver(own: Nodes, tmp_path: Path, marks: Path, how: str, pause: float) -> Any:
     """A process that builds, and that is killed by itself or by a test."""
-    from tests.ray.conftest import ROOT
-
     text = DRIVER.format(
         root=str(ROOT),
         how=how,
@@ -242,14 +242,16 @@ def test_a_poison_row_is_named_and_all_others_are_done(
     assert len(list(marks.glob("*.json"))) - before <= 3  # only where the row was cut out
 
 
+def state(pid: int) -> str:
+    """Of a process; nothing where there is none."""
+    command = ["ps", "-o", "stat=", "-p", str(pid)]
+    listed = subprocess.run(command, check=False, capture_output=True, text=True)
+    return listed.stdout.strip()[:1]
+
+
 def test_a_local_cluster_leaves_nothing_however_it_ends(
     plugin: Path, room: Path, tmp_path: Path, marks: Path
 ) -> None:
-    import subprocess
-    import sys
-
-    from tests.ray.conftest import ROOT
-
     for sent in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         for old in marks.iterdir():
             old.unlink()
@@ -279,8 +281,7 @@ def test_a_local_cluster_leaves_nothing_however_it_ends(
             time.sleep(0.1)
         assert list(room.glob("rag-ray-*")) == []
         assert processes_of(room) == []
-        with pytest.raises(ProcessLookupError):
-            os.kill(victim["pid"], 0)
+        assert state(victim["pid"]) in ("", "Z")
 
 
 def test_a_local_cluster_is_not_the_one_that_the_environment_names(
