@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from rag.retrievers.encoded import searching
+from rag.retrievers.encoded import DEVICE, opened, searching
 from rag.retrievers.merge import Merge
 from rag.stage import Columns, Context, Stage, Step
 from rag.where import Where
@@ -32,8 +32,8 @@ class Dense(Stage, name="dense"):
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="Where queries are encoded: auto is cuda where there is one, else cpu.",
+        pattern=DEVICE,
+        description="Where queries are encoded: auto (cuda where there is one, else cpu), openvino.",
     )
     merge: Merge = Field("rrf", description="How several queries of one question are merged.")
     where: Where | None = Field(
@@ -62,7 +62,7 @@ class Dense(Stage, name="dense"):
             InvalidInput: it is not the encoder that built the index, or ``where`` does not fit.
             BackendFailed: it cannot be loaded.
         """
-        from rag.encoders.load import encoder_hash, load_encoder
+        from rag.encoders.load import encoder_hash
         from rag.indexers.dense import check_hash, check_kind
 
         snapshot = context.snapshot(self.collection)
@@ -70,8 +70,6 @@ class Dense(Stage, name="dense"):
         keep = snapshot.matching(self.where)
         name = self.encoder or searcher.encoder
         check_hash(name, encoder_hash(name), searcher.hash)
-        encoder: Encoder = context.get(
-            ("encoder", searcher.hash, self.device), lambda: load_encoder(name, self.device)
-        )
+        encoder: Encoder = opened(context, name, self.device)
         check_kind(encoder)
         return searching(self, encoder, searcher, keep, snapshot)

@@ -1,4 +1,4 @@
-"""Searching an index with encoded queries: the step of the stages ``dense`` and ``sparse``."""
+"""Searching an index with encoded queries: what ``dense``, ``sparse`` and ``dupmae`` share."""
 
 from __future__ import annotations
 
@@ -15,12 +15,26 @@ if TYPE_CHECKING:
 
     from rag.batch import Batch
     from rag.retrievers.dense import Dense
+    from rag.retrievers.dupmae import DupMAE
     from rag.retrievers.sparse import Sparse
-    from rag.stage import Run, Step
+    from rag.stage import Context, Run, Step
+
+DEVICE = r"^(auto|cpu|mps|openvino|cuda(:(\d+|all))?)$"
+"""Where an encoder computes, as ``rag.encoders.load_encoder`` takes it."""
+
+
+def opened(context: Context, name: str, device: str) -> Any:
+    """An encoder, shared by all stages that have the same one open on the same device.
+
+    It raises what ``rag.encoders.load_encoder`` raises.
+    """
+    from rag.encoders.load import encoder_state, load_encoder
+
+    return context.get(("encoder", *encoder_state(name), device), lambda: load_encoder(name, device))
 
 
 def searching(
-    stage: Dense | Sparse,
+    stage: Dense | DupMAE | Sparse,
     encoder: Any,
     searcher: Any,
     keep: NDArray[np.bool_] | None,

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from rag.errors import BackendFailed, InvalidInput, MissingExtra
-from rag.retrievers.encoded import broken
+from rag.retrievers.encoded import DEVICE, broken, opened
 from rag.stage import Columns, Context, Run, Stage, Step
 
 if TYPE_CHECKING:
@@ -60,8 +60,9 @@ class Rerank(Stage, name="rerank"):
     )
     device: str | None = Field(
         None,
-        pattern=r"^(cpu|mps|cuda(:\d+)?)$",
-        description="cpu, mps, cuda or cuda:1; default: cuda where there is one, else cpu.",
+        pattern=DEVICE,
+        description="cpu, mps, cuda or cuda:1, for an encoder openvino or cuda:all too; default: "
+        "cuda where there is one, else cpu.",
     )
     batch_size: int = Field(
         32, gt=0, description="The most passages that a cross-encoder reads at a time."
@@ -74,6 +75,8 @@ class Rerank(Stage, name="rerank"):
                 "name either model (a cross-encoder, such as cross-encoder/ms-marco-MiniLM-L6-v2) "
                 "or encoder (such as minilm)"
             )
+        if self.model is not None and self.device in ("openvino", "cuda:all"):
+            raise InvalidInput(f"device {self.device}: a cross-encoder runs on cpu, mps or cuda")
         return self
 
     def columns(self, have: Columns) -> Columns:
@@ -120,23 +123,19 @@ class Rerank(Stage, name="rerank"):
         from rag.models.place import folder_of, place_of
         from rag.retrievers import cross_encoder
 
-        place = place_of(model)
+        place, device = place_of(model), None if self.device == "auto" else self.device
         if not isinstance(place, str) and not place.is_dir():
             raise InvalidInput(f"{model} is no cross-encoder but a GGUF file; name a folder")
         scorer: Scorer = context.get(
-            ("rerank", place, self.device),
+            ("rerank", place, device),
             lambda: cross_encoder.Scorer.load(
-                model, folder_of(place, modules=True), device=self.device
+                model, folder_of(place, modules=True), device=device
             ),
         )
         return scorer
 
     def _encoder(self, context: Context) -> Scorer:
-        from rag.encoders import load_encoder
-
-        name, device = str(self.encoder), self.device or "auto"
-        key = ("encoder", name, device)
-        return _Encoded(context.get(key, lambda: load_encoder(name, device)))
+        return _Encoded(opened(context, str(self.encoder), self.device or "auto"))
 
     def _score(
         self,

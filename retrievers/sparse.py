@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from rag.retrievers.encoded import searching
+from rag.retrievers.encoded import DEVICE, opened, searching
 from rag.retrievers.merge import Merge
 from rag.stage import Columns, Context, Stage, Step
 from rag.where import Where
@@ -36,8 +36,8 @@ class Sparse(Stage, name="sparse"):
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="Where queries are encoded: auto is cuda where there is one, else cpu.",
+        pattern=DEVICE,
+        description="Where queries are encoded: auto (cuda where there is one, else cpu), openvino.",
     )
     merge: Merge = Field("rrf", description="How several queries of one question are merged.")
     where: Where | None = Field(
@@ -71,17 +71,13 @@ class Sparse(Stage, name="sparse"):
             InvalidInput: it is not the encoder that built the index, or ``where`` does not fit.
             BackendFailed: it cannot be loaded.
         """
-        from rag.encoders import load_encoder
-
         snapshot = context.snapshot(self.collection)
         searcher: SparseIndex = snapshot.index(snapshot.index_name("sparse", self.index))
         settings = searcher.settings
         assert settings is not None  # an opened index has them
         keep = snapshot.matching(self.where)
         name = self.encoder or settings.encoder
-        encoder: Any = context.get(
-            ("sparse", name, self.device), lambda: load_encoder(name, self.device)
-        )
+        encoder: Any = opened(context, name, self.device)
         settings.check(encoder, name)
 
         def terms(query: str, vector: Any, number: int) -> list[dict[str, Any]]:

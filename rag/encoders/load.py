@@ -115,6 +115,16 @@ def encoder_hash(name: str) -> str:
     return _hash(folder)
 
 
+def encoder_state(name: str) -> tuple[Any, ...]:
+    """What tells whether an encoder that is open is still the one in its folder.
+
+    The folder, and name, size and time of each of its files; nothing is read. It raises what
+    ``folder_of_encoder`` raises.
+    """
+    folder = folder_of_encoder(name).resolve()
+    return folder, _stats(folder)
+
+
 def files_of_encoder(name: str) -> list[Path]:
     """The files that make up an encoder; it raises what ``folder_of_encoder`` raises."""
     return _files(folder_of_encoder(name))
@@ -198,11 +208,15 @@ def _files(folder: Path) -> list[Path]:
 
 def _hash(folder: Path) -> str:
     """The sha256 over names and bytes of the files, read anew when one has changed."""
+    return _hashed(folder, _stats(folder))
+
+
+def _stats(folder: Path) -> tuple[tuple[str, int, int], ...]:
     stats = []
     for path in _files(folder):
         stat = path.stat()
         stats.append((path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns))
-    return _hashed(folder, tuple(stats))
+    return tuple(stats)
 
 
 @functools.lru_cache(maxsize=8)

@@ -194,7 +194,7 @@ def test_an_encoder_orders_by_the_similarity_of_vectors(
 ) -> None:
     pytest.importorskip("scipy")
     encoder = Words(similarity, sparse)
-    monkeypatch.setattr("rag.encoders.load_encoder", lambda name, device: encoder, raising=False)
+    monkeypatch.setattr("rag.retrievers.rerank.opened", lambda context, name, device: encoder)
     context = Context()
     stage = Rerank(encoder=f"words-{similarity}-{sparse}", batch_size=2, into="best")
     best = check_stage(stage, BATCH, context=context)["best"]
@@ -235,5 +235,7 @@ def test_what_is_no_cross_encoder_is_refused(tmp_path: Path, model: str) -> None
     for settings in ({}, {"model": model, "encoder": "minilm"}):
         with pytest.raises(ValidationError, match="name either model .* or encoder"):
             Rerank(**settings)
+    with pytest.raises(ValidationError, match="a cross-encoder runs on cpu"):
+        Rerank(model=model, device="openvino")
     with pytest.raises(MissingColumn, match="put a retriever"):
         Rerank(model=model).columns(Columns())
