@@ -28,9 +28,10 @@ def opened(context: Context, name: str, device: str) -> Any:
 
     It raises what ``rag.encoders.load_encoder`` raises.
     """
-    from rag.encoders.load import encoder_state, load_encoder
+    from rag.encoders.load import encoder_hash, load_encoder
 
-    return context.get(("encoder", *encoder_state(name), device), lambda: load_encoder(name, device))
+    key = ("encoder", name, encoder_hash(name), device)  # what lies in a folder can change
+    return context.get(key, lambda: load_encoder(name, device))
 
 
 def searching(
@@ -40,13 +41,14 @@ def searching(
     keep: NDArray[np.bool_] | None,
     snapshot: Any,
     explain: Callable[[str, Any, int], list[dict[str, Any]]] | None = None,
+    **settings: Any,
 ) -> Step:
     """A step that encodes all queries of a batch at once, and merges those of each row.
 
     A query that no tokenizer reads fails its row; what the search refuses fails all rows.
 
     ``explain`` says of a query, its vector (one row) and a passage's number what counted; that of
-    all queries of a row is the evidence ``terms`` of its passages.
+    all queries of a row is the evidence ``terms`` of its passages. ``settings`` are of the search.
     """
     from rag.ranking import Ranking
 
@@ -62,7 +64,7 @@ def searching(
         k = depth(stage.top_k, stage.merge) if several else stage.top_k
         try:
             vectors = encoder.encode(flat, kind="query")
-            found = searcher.search(vectors, k, keep=keep)
+            found = searcher.search(vectors, k, keep=keep, **settings)
         except RagError as error:
             for row in np.unique(rows).tolist():
                 run.fail(row, error)

@@ -108,21 +108,12 @@ def _opened(name: str, folder: Path, place: str) -> Any:
 def encoder_hash(name: str) -> str:
     """What ``load_encoder(name).hash`` gives, without loading the weights into a model.
 
-    It raises NotFound and InvalidInput as ``load_encoder`` does.
+    (Of a VDR model that is another hash: of its weights, however they are stored.) It raises NotFound and InvalidInput as ``load_encoder`` does.
     """
     folder = folder_of_encoder(name)
-    _check(name, folder)
+    if not is_vdr(folder):
+        _check(name, folder)
     return _hash(folder)
-
-
-def encoder_state(name: str) -> tuple[Any, ...]:
-    """What tells whether an encoder that is open is still the one in its folder.
-
-    The folder, and name, size and time of each of its files; nothing is read. It raises what
-    ``folder_of_encoder`` raises.
-    """
-    folder = folder_of_encoder(name).resolve()
-    return folder, _stats(folder)
 
 
 def files_of_encoder(name: str) -> list[Path]:
