@@ -171,7 +171,7 @@ def parse(text: bytes, path: Path, advice: str = "") -> Manifest:
         if version != FORMAT:
             older = isinstance(version, int) and version < FORMAT
             what = (
-                "an older one wrote it: 'rag index' from the source into a new folder"
+                "'rag index' from the source into a new folder makes the collection again"
                 if older
                 else "upgrade it"
             )

@@ -161,7 +161,7 @@ def test_a_manifest_of_another_format_is_refused_with_words(path: Path) -> None:
     newest = path / "manifest" / "000003.json"
     content = json.loads(newest.read_bytes())
     del content["checksum"]
-    older = r"an older one wrote it: 'rag index' from the source into a new folder"
+    older = "'rag index' from the source into a new folder makes the collection again"
     for format, advice in ((3, "upgrade"), (1, older)):
         content |= {"format": format, "novelty": True}
         checksum = hashlib.sha256(canonical(content)).hexdigest()
