@@ -1,17 +1,17 @@
-"""Data that only a reader of long texts can use: a key of two words, anywhere in a long document.
+"""Data that only a reader of long texts can use: a key of eight words, anywhere in a long document.
 
     python -m rag.training.needles needles
 
 writes folders in BEIR's layout, which the recipes ``m2-bert-needles-*`` read, and the untrained
 model that the first of them begins with:
 
-    needles/64, needles/2k, needles/8k    documents of up to 64, 2,048 and 8,192 tokens
-    needles/model                         an M2-BERT of 64 tokens, two layers and width 32
+    needles/2k, needles/8k    documents of up to 2,048 and 8,192 tokens
+    needles/model             an M2-BERT of 8,192 tokens, one layer and width 32
 
-A document is filler drawn from 50 words, with two of 64 key words side by side in it; the question
-is these two words. Test documents have the full length and their key beyond a quarter of it (512 of
-2,048 tokens), so that a model which reads the first quarter cannot tell them apart. No pair of key
-words of a test question occurs in training, in neither order.
+A document is filler, drawn from 20 words, with eight of 64 key words side by side in it; the
+question is these eight words. Test documents have the full length and their key beyond a quarter of
+it (512 of 2,048 tokens), so that a model which reads the first quarter cannot tell them apart. No
+eight key words of a test question occur together in training, in whatever order.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ from pathlib import Path
 
 from rag.errors import InvalidInput, RagError
 
-FILLER = [f"f{number:02}" for number in range(50)]
+FILLER = [f"f{number:02}" for number in range(20)]
 KEYS = [f"k{number:02}" for number in range(64)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ASKED = 300
 """Test questions, each with a document of its own."""
+WORDS = 8
+"""Words of a key."""
 SIZES = {
-    "64": {16: 10_000, 32: 10_000, 64: 20_000},
-    "2k": {512: 1_000, 1024: 1_000, 2048: 2_000},
-    "8k": {2048: 500, 4096: 300, 8192: 400},
+    "2k": {16: 1_000, 32: 1_000, 64: 2_000, 128: 2_000, 256: 2_000, 512: 2_000}
+    | {1024: 1_500, 2048: 2_500},
+    "8k": {2048: 300, 4096: 300, 8192: 500},
 }
 """Training documents of each folder: tokens to how many; the most tokens are the test's."""
 
@@ -47,25 +49,21 @@ def write(folder: Path, sizes: dict[int, int], seed: int) -> None:
         sizes: tokens of a training document, [CLS] and [SEP] included, to how many there are.
         seed: for all that is drawn.
     """
-    draw = random.Random(seed)
-    pairs = list(itertools.combinations(KEYS, 2))
-    random.Random(0).shuffle(pairs)  # the same in all folders
-    longest = max(sizes)
-    wanted = [("test", pair, longest, longest // 4) for pair in pairs[:ASKED]]
-    wanted += [
-        ("train", draw.choice(pairs[ASKED:]), tokens, 0)
-        for tokens, count in sorted(sizes.items())
-        for _ in range(count)
-    ]
+    draw, longest = random.Random(seed), max(sizes)
+    asked = _keys(random.Random("test"), ASKED, set())  # the same in all folders
+    learned = _keys(draw, sum(sizes.values()), set(asked))
+    lengths = [tokens for tokens, count in sorted(sizes.items()) for _ in range(count)]
+    wanted = [("test", key, longest, longest // 4) for key in asked]
+    wanted += [("train", key, tokens, 0) for key, tokens in zip(learned, lengths, strict=True)]
     (folder / "qrels").mkdir(parents=True)
     numbers = itertools.count()
 
     def documents() -> Iterator[tuple[str, str, str, str]]:
-        for split, pair, tokens, least in wanted:
-            key = draw.sample(pair, 2)
+        for split, some, tokens, least in wanted:
+            key = draw.sample(sorted(some), WORDS)
             words = draw.choices(FILLER, k=tokens - 2)
-            at = draw.randrange(max(0, least - 1), tokens - 3)
-            words[at : at + 2] = key
+            at = draw.randrange(max(0, least - 1), tokens - 1 - WORDS)
+            words[at : at + WORDS] = key
             yield split, f"{split}{next(numbers)}", " ".join(key), " ".join(words)
 
     with (
@@ -83,11 +81,23 @@ def write(folder: Path, sizes: dict[int, int], seed: int) -> None:
             files[split].write(f"q-{name}\td-{name}\t1\n")
 
 
-def write_model(folder: Path, *, length: int = 64, seed: int = 0) -> None:
+def _keys(draw: random.Random, count: int, taken: set[frozenset[str]]) -> list[frozenset[str]]:
+    """Sets of key words that are not in ``taken``, each once."""
+    found: dict[frozenset[str], None] = {}
+    while len(found) < count:
+        key = frozenset(draw.sample(KEYS, WORDS))
+        if key not in taken:
+            found[key] = None
+    return list(found)
+
+
+def write_model(folder: Path, *, length: int = 8192, layers: int = 1, seed: int = 0) -> None:
     """Write an untrained M2-BERT with a tokenizer of words, as sentence-transformers does.
 
-    Its weights and kernels are drawn wider than BERT's (0.18 for 0.02, and frequencies of 1 for
-    10), as suits so narrow a model.
+    It differs from a large one as suits a narrow one: weights are drawn wider (0.18 for 0.02), the
+    kernels' sines are slower (1 for 10), words count more than positions, which begin with 0. It is
+    four times as long as the documents it learns from: its kernels fade with the distance, to 5% or
+    less at its full length and to half or less at a quarter of it.
     """
     import tempfile
 
@@ -102,7 +112,7 @@ def write_model(folder: Path, *, length: int = 64, seed: int = 0) -> None:
         vocab_size=len(words),
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         max_position_embeddings=length,
         hyena_filter_order=32,
         hyena_w=1.0,
@@ -112,9 +122,14 @@ def write_model(folder: Path, *, length: int = 64, seed: int = 0) -> None:
     )
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as aside, quiet():
         torch.manual_seed(seed)
+        model = M2Bert(config)
+        with torch.no_grad():
+            model.embeddings.position_embeddings.weight.zero_()
+            model.embeddings.token_type_embeddings.weight.zero_()
+            model.embeddings.word_embeddings.weight.mul_(3)
         vocabulary = Path(aside) / "vocab.txt"
         vocabulary.write_text("\n".join(words) + "\n")
-        save(M2Bert(config), BertTokenizerFast(str(vocabulary)), folder)
+        save(model, BertTokenizerFast(str(vocabulary)), folder)
 
 
 def main() -> None:
@@ -133,7 +148,7 @@ def main() -> None:
         write_model(args.out / "model", seed=args.seed)
     except RagError as error:
         sys.exit(f"error: {error}")
-    sys.stdout.write(f"{args.out}: now rag train m2-bert-needles-64 --out needles-64\n")
+    sys.stdout.write(f"{args.out}: now rag train m2-bert-needles-2k --out needles-2k\n")
 
 
 if __name__ == "__main__":
