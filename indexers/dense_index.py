@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from rag.errors import InvalidInput
 
 if TYPE_CHECKING:
     from rag.collection.spread import Ask
-    from rag.indexers.spread import SpreadIndex
+    from rag.indexers.spread import SpreadDense
 
 FIRST = 1024
 """Rows of a block of the exact search while it has not found k rows."""
@@ -40,6 +40,8 @@ class Segment(NamedTuple):
     """``cosine``, where vectors have the length 1, or ``dot``."""
     index: Any
     """Of FAISS; None where the search is exact."""
+    place: Any = None
+    """What searches it on GPUs (``dense_devices``); None on the CPU."""
 
 
 class DenseIndex:
@@ -95,38 +97,89 @@ class DenseIndex:
             InvalidInput: k is below 1, ``effort`` not above 0, queries or ``keep`` have another
                 shape, or a query has a component that is no finite number.
         """
+        exact, k, among = self.planned(queries, k, keep, exact, effort)
+        best, counts = self._searched(queries, k, keep, exact, effort, among)
+        lacking = np.flatnonzero(counts < min(k, among)) if counts is not None else []
+        if len(lacking):
+            best.sizes[lacking] = 0
+            for part, own, first in self._kept(keep):
+                self._exact(part, own, first, best, lacking)
+        return best.hits()
+
+    def planned(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        keep: NDArray[np.bool_] | None,
+        exact: bool,
+        effort: float,
+    ) -> tuple[bool, int, int]:
+        """``search``'s arguments checked: whether it is exact, for how many hits, among how many.
+
+        What is looked at hangs on all rows and never on a segment's: however rows are cut into
+        segments, the same lists of IVF are searched, and the same queries exactly.
+        """
         self._check(queries, k, keep, effort)
-        number = len(queries)
-        if not number or not self.rows:
-            return np.zeros(number + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        among = self.rows if keep is None else int(keep.sum())
+        return exact or among < RARE * self.rows, min(k, max(self.rows, 1)), among
+
+    def search_among(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        exact: bool,
+        effort: float,
+        among: int,
+        keep: NDArray[np.bool_] | None = None,
+    ) -> tuple[Any, Any, Any, NDArray[np.int64] | None]:
+        """``search`` for whoever has other segments too, in which ``among`` rows are kept in all.
+
+        ``exact`` is then to be decided by him, and ``k`` is at most the rows of all.
+
+        Returns:
+            What ``search`` does, and how many rows FAISS found of each query, (q,) int64; None
+            where it was not asked. Queries with fewer than k, of all segments, are to be searched
+            once more, exactly.
+        """
+        self._check(queries, k, keep, effort)
+        best, counts = self._searched(queries, k, keep, exact, effort, among)
+        return *best.hits(), counts
+
+    def _searched(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        keep: NDArray[np.bool_] | None,
+        exact: bool,
+        effort: float,
+        among: int,
+    ) -> tuple[_Best, NDArray[np.int64] | None]:
         queries = queries.astype(np.float64)
         lengths = np.linalg.norm(queries, axis=1)
         if self.similarity == "cosine":
             queries /= np.where(lengths == 0, 1, lengths)[:, None]
             lengths[:] = 1
-        best = _Best(queries.astype(np.float32), lengths, min(k, self.rows))
-        # What is looked at hangs on all rows and never on a segment's: however rows are cut into
-        # segments, the same lists of IVF are searched, and the same queries exactly.
-        among = self.rows if keep is None else int(keep.sum())
-        exact = exact or among < RARE * self.rows
-        counts = np.zeros(number, np.int64)
-        rest = []
-        for part, first in zip(self._parts, self._firsts[:-1].tolist(), strict=True):
-            own = None if keep is None else keep[first : first + len(part.vectors)]
-            if own is not None:
-                if not own.any():
-                    continue
-                own = None if own.all() else _fixed(own)
-            if part.index is None or exact:
+        best = _Best(queries.astype(np.float32), lengths, k)
+        counts = None
+        for part, own, first in self._kept(keep) if len(queries) else ():
+            if exact or (part.index is None and part.place is None):
                 self._exact(part, own, first, best)
             else:
-                counts += self._by_faiss(part, own, first, best, effort, among)
-                rest.append((part, own, first))
-        lacking = np.flatnonzero(counts < min(best.k, among)) if rest else counts[:0]
-        best.sizes[lacking] = 0
-        for part, own, first in rest if len(lacking) else ():
-            self._exact(part, own, first, best, lacking)
-        return best.hits()
+                found = self._by_faiss(part, own, first, best, effort, among)
+                counts = found if counts is None else counts + found
+        return best, counts
+
+    def _kept(
+        self, keep: NDArray[np.bool_] | None
+    ) -> Iterator[tuple[Segment, NDArray[np.bool_] | None, int]]:
+        """The segments with rows that are kept, which rows those are, and their first rows."""
+        for part, first in zip(self._parts, self._firsts[:-1].tolist(), strict=True):
+            own = None if keep is None else keep[first : first + len(part.vectors)]
+            if own is None or own.all():
+                yield part, None, first
+            elif own.any():
+                yield part, _fixed(own), first
 
     def vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """The vectors of these rows, (n, dimensions) float32; any order."""
@@ -137,11 +190,25 @@ class DenseIndex:
             vectors[mine] = self._parts[place].vectors[rows[mine] - self._firsts[place]]
         return vectors
 
-    def spread(self, ask: Ask) -> SpreadIndex:
-        """This index with its segments searched by the shards that ``ask`` asks."""
-        from rag.indexers.spread import SpreadIndex
+    def on(self, device: str, placement: str | None = None) -> DenseIndex:
+        """This index searched on a device; it raises what ``dense_devices.placed`` raises.
 
-        return SpreadIndex(self, ask)
+        Args:
+            device: ``cpu``, ``cuda``, ``cuda:1``, or ``auto``: cuda where that can be.
+            placement: over several GPUs, ``sharded`` or ``replicated``; None for one.
+        """
+        from rag.indexers.dense_devices import placed
+
+        parts = [part._replace(place=None) for part in self._parts]
+        return DenseIndex(
+            placed(parts, device, placement, self._rounding()), self.encoder, self.hash
+        )
+
+    def spread(self, ask: Ask) -> SpreadDense:
+        """This index with its segments searched by the shards that ``ask`` asks."""
+        from rag.indexers.spread import SpreadDense
+
+        return SpreadDense(self, ask)
 
     def _check(self, queries: Any, k: int, keep: NDArray[np.bool_] | None, effort: float) -> None:
         if k < 1:
@@ -169,12 +236,17 @@ class DenseIndex:
         effort: float,
         among: int,
     ) -> NDArray[np.int64]:
-        """Offer ``best`` what FAISS finds in a segment; how many rows that are, (q,) int64."""
+        """Offer ``best`` what FAISS or a GPU finds in a segment; how many rows, (q,) int64."""
         from rag.indexers import dense_faiss
 
-        found = dense_faiss.search(part.index, best.queries, best.k, keep, effort, among)
+        if part.place is None:
+            found = dense_faiss.search(part.index, best.queries, best.k, keep, effort, among)
+        else:
+            found = part.place.search(best.queries, best.k, keep, effort, among)
         best.offer_found(found, part.vectors, first)
         counts: NDArray[np.int64] = (found >= 0).sum(1)
+        if found.size:
+            counts[found[:, 0] < -1] = -(1 << 40)  # too few, whatever other segments have
         return counts
 
     def _exact(

@@ -1,7 +1,7 @@
 """Searchers whose segments lie at shards (``rag.collection.spread``): they ask, and merge.
 
 The index itself is open here too, mapped: it plans, explains and says what it is. Only ``search``
-is done by shards, in one round.
+is done by shards, in one round; in two, for what FAISS finds too little of.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from rag.collection.spread import Ask
+    from rag.indexers.dense_index import DenseIndex
     from rag.indexers.lexical_index import LexicalIndex
     from rag.indexers.tokenizer import Terms
 
@@ -22,7 +23,7 @@ Hits = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 
 class SpreadIndex:
-    """An index whose scores of a row hang on nothing but the row: dense, sparse.
+    """An index whose hits of a segment hang on nothing but the segment: sparse.
 
     Everything but ``search`` is that of the index.
     """
@@ -42,6 +43,61 @@ class SpreadIndex:
         calls = {shard: (queries, k) for shard in range(len(self._ask.rows))}
         found = self._ask("search", calls, keep=keep, **settings)
         return merged(found, self._ask.rows, queries.shape[0], k)
+
+
+class SpreadDense:
+    """A dense index: how much FAISS looks at hangs on the rows of all segments.
+
+    Everything but ``search`` is that of the index.
+    """
+
+    def __init__(self, index: DenseIndex, ask: Ask) -> None:
+        """Take the index of all segments, opened here, and what asks the shards."""
+        self._index, self._ask = index, ask
+
+    def __getattr__(self, name: str) -> Any:
+        """What the index has."""
+        return getattr(self._index, name)
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        *,
+        keep: NDArray[np.bool_] | None = None,
+        exact: bool = False,
+        effort: float = 1,
+    ) -> Hits:
+        """As ``DenseIndex.search``."""
+        exact, k, among = self._index.planned(queries, k, keep, exact, effort)
+        settings = {"effort": effort, "among": among, "keep": keep}
+        hits, counts = self._round(queries, k, exact=exact, **settings)
+        if counts is None:
+            return hits
+        lacking = np.flatnonzero(counts < min(k, among))
+        if not len(lacking):
+            return hits
+        others = np.ones(len(queries), np.bool_)
+        others[lacking] = False
+        anew, _ = self._round(queries[lacking], k, exact=True, **settings)
+        of = _query_of(hits)
+        good = others[of]
+        of = np.concatenate((of[good], lacking[_query_of(anew)]))
+        order = np.argsort(of, kind="stable")
+        offsets = np.concatenate(([0], np.cumsum(np.bincount(of, minlength=len(queries)))))
+        rows = np.concatenate((hits[1][good], anew[1]))[order]
+        return offsets, rows, np.concatenate((hits[2][good], anew[2]))[order]
+
+    def _round(
+        self, queries: NDArray[np.float32], k: int, **settings: Any
+    ) -> tuple[Hits, NDArray[np.int64] | None]:
+        """The hits of all shards, and how many rows FAISS found of each query, if it was asked."""
+        calls = {shard: (queries, k) for shard in range(len(self._ask.rows))}
+        found = self._ask("search_among", calls, **settings)
+        counts = [each[3] for each in found.values() if each[3] is not None]
+        hits = {shard: each[:3] for shard, each in found.items()}
+        total = np.sum(counts, axis=0) if counts else None
+        return merged(hits, self._ask.rows, len(queries), k), total
 
 
 class SpreadLexical:
@@ -89,8 +145,7 @@ def merged(
         queries: how many there are.
         k: the most hits of a query.
     """
-    number = [np.repeat(np.arange(queries), np.diff(offsets)) for offsets, _, _ in found.values()]
-    of = np.concatenate([np.zeros(0, np.int64), *number])
+    of = np.concatenate([np.zeros(0, np.int64), *map(_query_of, found.values())])
     numbers = [docs + rows[shard][0] for shard, (_, docs, _) in found.items()]
     docs = np.concatenate([np.zeros(0, np.int64), *numbers])
     scores = np.concatenate([np.zeros(0, np.float32), *(hits[2] for hits in found.values())])
@@ -100,3 +155,8 @@ def merged(
     kept = order[rank < k]
     offsets = np.concatenate(([0], np.cumsum(np.minimum(counts, k))))
     return offsets, docs[kept], scores[kept]
+
+
+def _query_of(hits: Hits) -> NDArray[np.int64]:
+    """The query of each hit."""
+    return np.repeat(np.arange(len(hits[0]) - 1), np.diff(hits[0]))

@@ -93,6 +93,7 @@ def build(folder: Path) -> Collection:
         "lexical": Lexical(stemmer="none", stopwords="none"),
         "flat": Dense(encoder="drawn"),
         "hnsw": Dense(encoder="drawn", factory="HNSW8"),
+        "ivf": Dense(encoder="drawn", factory="IVF4,PQ4x4"),
         "words": Sparse(encoder="words"),
         "ngrams": NGrams(model=str(folder / "model")),
     }

@@ -55,6 +55,7 @@ STAGES: dict[str, Callable[..., Stage]] = {
     "bm25": lambda **more: BM25(top_k=7, **more),
     "flat": lambda **more: Dense(top_k=7, index="flat", **more),
     "hnsw": lambda **more: Dense(top_k=7, index="hnsw", **more),
+    "ivf": lambda **more: Dense(top_k=7, index="ivf", **more),
     "sparse": lambda **more: Sparse(top_k=7, **more),
     "seal": lambda **more: Seal(top_k=7, beam=3, length=4, device="cpu", smoothing=1.0, **more),
 }
@@ -89,9 +90,9 @@ def test_an_actor_is_called_once_for_a_batch(
         return ask(self, requests)
 
     monkeypatch.setattr(RayShards, "ask", counted)
-    for name in ("bm25", "flat", "hnsw", "sparse"):
+    for name in ("bm25", "flat", "hnsw", "ivf", "sparse"):
         ranked(STAGES[name](), spread, asked(40))
-    assert rounds == [list(range(SHARDS))] * 4
+    assert rounds == [list(range(SHARDS))] * 5
 
 
 def test_what_a_shard_refuses_is_raised_as_it_is(spread: SpreadSnapshot) -> None:

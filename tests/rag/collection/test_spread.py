@@ -61,13 +61,14 @@ def stages(where: Any = None) -> dict[str, Stage]:
         "bm25": BM25(top_k=7, where=at),
         "flat": Dense(top_k=7, index="flat", where=at),
         "hnsw": Dense(top_k=7, index="hnsw", where=at),
+        "ivf": Dense(top_k=7, index="ivf", where=at),
         "sparse": Sparse(top_k=7, where=at),
         "seal": Seal(top_k=7, beam=3, length=4, device="cpu", smoothing=1.0, where=at),
     }
 
 
 @pytest.mark.parametrize("where", WHERE, ids=str)
-@pytest.mark.parametrize("name", ["bm25", "flat", "hnsw", "sparse", "seal"])
+@pytest.mark.parametrize("name", ["bm25", "flat", "hnsw", "ivf", "sparse", "seal"])
 def test_results_are_those_of_the_local_search(wiki: Collection, name: str, where: Any) -> None:
     snapshot, _ = opened(wiki, 3)
     stage = stages(where)[name]
@@ -81,7 +82,7 @@ def test_results_are_those_of_the_local_search(wiki: Collection, name: str, wher
     edges=st.sets(st.integers(1, 4)),
     question=st.integers(0, 200),
     k=st.integers(1, 160),
-    name=st.sampled_from(["bm25", "flat", "hnsw", "sparse", "seal"]),
+    name=st.sampled_from(["bm25", "flat", "hnsw", "ivf", "sparse", "seal"]),
 )
 def test_any_cut_gives_the_same(
     wiki: Collection, edges: set[int], question: int, k: int, name: str
@@ -92,6 +93,33 @@ def test_any_cut_gives_the_same(
     stage = stages()[name].model_copy(update={"top_k": k})
     questions = asked(2, question)
     assert ranked(stage, snapshot, questions) == ranked(stage, wiki, questions)
+
+
+def test_what_faiss_finds_too_little_of_is_searched_exactly_in_a_second_round(
+    wiki: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag.indexers import dense_faiss
+
+    whole = dense_faiss.search
+
+    def few(index: Any, queries: Any, *more: Any) -> Any:
+        found = whole(index, queries, *more)
+        found[queries[:, 0] > 0, 1:] = -1
+        return found
+
+    monkeypatch.setattr(dense_faiss, "search", few)
+    snapshot, shards = opened(wiki, 3)
+    local, spread_ = wiki.snapshot().index("ivf"), snapshot.index("ivf")
+    queries = np.random.default_rng(0).standard_normal((9, 16)).astype(np.float32)
+    assert 0 < (queries[:, 0] > 0).sum() < 9
+    for keep in (None, snapshot.matching(Where({"even": True}))):
+        shards.asked.clear()
+        expected = local.search(queries, 8, keep=keep)
+        for mine, other in zip(spread_.search(queries, 8, keep=keep), expected, strict=True):
+            np.testing.assert_array_equal(mine, other)
+        assert len(shards.asked) == 2
+        exact = shards.asked[1][0].settings["exact"]
+        assert exact and len(shards.asked[1][0].arguments[0]) == (queries[:, 0] > 0).sum()
 
 
 def test_phrases_and_prefixes_are_those_of_the_local_search(wiki: Collection) -> None:
@@ -116,7 +144,7 @@ def test_a_pipeline_of_several_stages_answers_the_same(wiki: Collection) -> None
 
 def test_one_call_a_shard_answers_a_batch(wiki: Collection) -> None:
     snapshot, shards = opened(wiki, 3)
-    for name in ("bm25", "flat", "hnsw", "sparse"):
+    for name in ("bm25", "flat", "hnsw", "ivf", "sparse"):
         shards.asked.clear()
         ranked(stages()[name], snapshot, asked(50))
         assert [sorted(each) for each in shards.asked] == [[0, 1, 2]]
