@@ -9,6 +9,8 @@ Importing this package imports torch, unlike most: it makes transformers' ``Auto
     checkpoint    published weights key by key; a longer model from a shorter one
     loss          pairs to cosine 1 and 0
     saving        a folder of sentence-transformers
+    training      such a folder opened to be trained; rates of the kernels
+    masked        a head for masked tokens
 """
 
 from rag.encoders.m2_bert.checkpoint import from_published, load_published, longer
