@@ -325,6 +325,8 @@ def _build_encoded(
                 todo.append(task)
             else:
                 made[index.name, task.vectors] = folder
+    if todo:
+        job.progress("build", 0, len(todo))
     for done, (task, folder) in enumerate(job.executor.map(build.build_index, todo), 1):
         made[task.index.name, task.vectors] = folder
         job.progress("build", done, len(todo))

@@ -52,7 +52,7 @@ def trained(
     todo: list[TrainTask] = []
     for index in tasks[0].indexes:
         kind = index.kind
-        if not isinstance(kind, TrainedKind) or not kind.training_rows():
+        if not isinstance(kind, TrainedKind):
             continue
         key = folders.key_of(
             "trained", index.type, kind.format, dict(index.settings), SEED, passages
@@ -63,8 +63,12 @@ def trained(
                 raise Damaged(f"{error}; 'rag index' from the source repairs it")
             learnt[index.name] = before
             continue
+        if not kind.training_rows():
+            continue
         parts = tuple((one.vectors[index.name], one.entry.rows) for one in built)
         todo.append(TrainTask(collection, index, key, parts))
+    if todo:
+        job.progress("train", 0, len(todo))
     for done, (task, folder) in enumerate(job.executor.map(train, todo), 1):
         job.progress("train", done, len(todo))
         learnt[task.index.name] = folder
