@@ -43,6 +43,9 @@ for an index of the collection, so that all its segments can be searched and mer
   few rows are an InvalidInput that names the number that is needed. The same vectors give the same
   bytes, for the same versions of libraries and one thread.
 
+A searcher that has a method ``spread(ask)`` can have its segments searched elsewhere; see
+``rag.collection.spread``.
+
 An index is trained when it is first built, or asked to be trained anew; adding passages and
 compaction use what is there.
 
