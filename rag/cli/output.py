@@ -28,6 +28,7 @@ _LABELS = {
     "verify": "checking",
     "score": "scoring what is held back",
     "train": "training",
+    "build": "building indexes",
     "save": "saving",
 }
 
