@@ -67,7 +67,8 @@ class Actors(Pool):
             self._end_idle()
             self._needs = needs
         if self._ray is None:
-            cpus = math.ceil(needs.cpus * self._asked) if self._asked else None
+            most = max(step.cpus for step in (needs, *self._of_work.values()))
+            cpus = math.ceil(max(most, needs.cpus * (self._asked or 1)))
             self._ray = self._stack.enter_context(connect(self.address, cpus=cpus))
         known = type(task) in self._checked or (self._checked and not hasattr(task, "check"))
         if self.address != LOCAL and not known:
@@ -190,7 +191,7 @@ class Actor(Worker):
         try:
             answer = ray.get(self.answer)
         except ray.exceptions.ActorUnavailableError:
-            raise Died("it could not be reached any more", blame=False) from None
+            raise Died("it, or its node, could not be reached any more", blame=False) from None
         except ray.exceptions.RayActorError as error:
             raise self._died(error) from None
         except ray.exceptions.RayError as error:
