@@ -66,9 +66,9 @@ def made(place: Path, folder: Path, name: str) -> Any:
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_training_that_goes_on_gives_the_weights_of_one_in_one_go(
-    place: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path, name: str
 ) -> None:
-    goes_on(made(place, tmp_path, name), tmp_path, monkeypatch)
+    goes_on(made(place, tmp_path, name), tmp_path)
 
 
 def test_pre_training_learns_the_held_back_side_and_leaves_a_bert(

@@ -69,10 +69,10 @@ def made(place: Path, folder: Path, name: str, settings: Any, **changes: Any) ->
     ],
 )
 def test_a_training_that_goes_on_gives_the_weights_of_one_in_one_go(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, settings: Any
+    place: Path, tmp_path: Path, name: str, settings: Any
 ) -> None:
     held = {"by": "document", "share": 0.25}
-    goes_on(made(place, tmp_path, name, settings, hold_out=held), tmp_path, monkeypatch)
+    goes_on(made(place, tmp_path, name, settings, hold_out=held), tmp_path)
 
 
 def task(place: Path, tmp_path: Path, **settings: Any) -> Any:

@@ -48,10 +48,10 @@ def made(place: Path, folder: Path, model: Path | None = None, **settings: Any) 
 
 
 def test_a_training_that_goes_on_gives_the_weights_of_one_in_one_go(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, tmp_path: Path
 ) -> None:
-    mined = {"negatives": str(place / "negatives.jsonl"), "hard": 2}
-    goes_on(made(place, tmp_path, semi=True, **mined), tmp_path, monkeypatch)
+    mined: dict[str, Any] = {"negatives": str(place / "negatives.jsonl"), "hard": 2}
+    goes_on(made(place, tmp_path, semi=True, **mined), tmp_path)
 
 
 def test_two_towers_learn_apart_and_a_trained_model_learns_on(place: Path, tmp_path: Path) -> None:
