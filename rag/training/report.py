@@ -79,6 +79,7 @@ def write(
     split: Split,
     task: Task,
     model: str,
+    sizes: Sequence[tuple[int, bool]],
     steps: int,
     history: list[dict[str, float]],
     before: Scores,
@@ -87,8 +88,10 @@ def write(
     seconds: Mapping[str, Sequence[float]],
     resumed: str | None,
 ) -> dict[str, Any]:
-    """Write the three files; returns what ``report.json`` holds."""
-    parameters = list(task.model.parameters())
+    """Write the three files; returns what ``report.json`` holds.
+
+    ``sizes``: of each tensor of the model before training, and whether it is trained.
+    """
     report = {
         "recipe": recipe.resolved(),
         "steps": steps,
@@ -99,8 +102,8 @@ def write(
         },
         "dropped_questions": split.dropped,
         "parameters": {
-            "all": sum(p.numel() for p in parameters),
-            "trained": sum(p.numel() for p in parameters if p.requires_grad),
+            "all": sum(size for size, _ in sizes),
+            "trained": sum(size for size, learned in sizes if learned),
         },
         "data": dict(split.hashes),
         "model_before": model,

@@ -94,6 +94,7 @@ def _trained(recipe: Recipe, folder: Path, split: Split, model: str, tell: Progr
     seconds: dict[str, list[float]] = {}
     with _timed(seconds, "open"):
         task = recipe.objective.open(recipe.model, split, recipe.seed)
+    sizes = [(value.numel(), value.requires_grad) for value in task.model.parameters()]
     checkpoints = folder / "checkpoints"
     resumed = last_checkpoint(checkpoints)
     with _timed(seconds, "score_before"):
@@ -111,7 +112,7 @@ def _trained(recipe: Recipe, folder: Path, split: Split, model: str, tell: Progr
         after = _scores(task)
         tell("score", 2, 2)
     report = write(
-        folder, recipe=recipe, split=split, task=task, model=model, steps=loop.steps,
+        folder, recipe=recipe, split=split, task=task, model=model, sizes=sizes, steps=loop.steps,
         history=history, before=before, after=after, references=references, seconds=seconds,
         resumed=None if resumed is None else resumed.name,
     )  # fmt: skip

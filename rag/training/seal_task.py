@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,7 +70,9 @@ class SealTask(Task):
                 lora_dropout=settings.lora.dropout,
                 target_modules="all-linear",
             )
-            self._lora = get_peft_model(network, how)
+            with warnings.catch_warnings():  # peft asks by a name that transformers gives up
+                warnings.simplefilter("ignore", FutureWarning)
+                self._lora = get_peft_model(network, how)
         self.model = network
         self._long = 0
         self.rows = self._rows()
