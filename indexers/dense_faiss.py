@@ -203,12 +203,9 @@ def search(
     own = inner(index)
     rows = index.ntotal
     there = rows if keep is None else int(keep.sum())
-    among = there if among is None else among
-    factor, more = _rough(index, own)
-    every = max(k, math.ceil((k * factor + more) * effort))
-    wanted = min(there, every)
+    wanted, lists = plan(index, k, there, effort, among)
     if keep is None or not isinstance(own, faiss.IndexPQ | faiss.IndexPQFastScan):
-        params = _params(own, among, every, keep, effort)
+        params = _params(own, wanted, lists, keep, effort)
         found: NDArray[np.int64] = index.search(queries, wanted, params=params)[1]
         return found if keep is None else np.where(keep[found] & (found >= 0), found, -1)
     least = min(k, there)
@@ -219,6 +216,22 @@ def search(
         if fetch * 4 > rows or ((found >= 0).sum(1) >= least).all():
             return found
         fetch = min(rows, 2 * fetch)
+
+
+def plan(
+    index: Any, k: int, there: int, effort: float = 1, among: int | None = None
+) -> tuple[int, int]:
+    """How many candidates of ``there`` rows are asked for, and in how many lists of IVF, or 0."""
+    own = inner(index)
+    among = there if among is None else among
+    factor, more = _rough(index, own)
+    wanted = max(k, math.ceil((k * factor + more) * effort))
+    lists = int(getattr(own, "nlist", 0))
+    if lists:
+        # Lists enough to hold four times the candidates, if they were of one size.
+        least = 4 * wanted * lists / max(among, 1)
+        lists = min(lists, math.ceil(effort * max(5 * math.sqrt(lists), least)))
+    return min(there, wanted), lists
 
 
 def _rough(index: Any, own: Any) -> tuple[int, int]:
@@ -242,9 +255,9 @@ def _rough(index: Any, own: Any) -> tuple[int, int]:
 
 
 def _params(
-    own: Any, there: int, wanted: int, keep: NDArray[np.bool_] | None, effort: float
+    own: Any, wanted: int, lists: int, keep: NDArray[np.bool_] | None, effort: float
 ) -> Any:
-    """How FAISS searches an index for so many candidates among the rows that are ``there``."""
+    """How FAISS searches an index for so many candidates in so many lists."""
     faiss = library()
     settings: dict[str, Any] = {}
     if keep is not None:
@@ -252,11 +265,8 @@ def _params(
     if isinstance(own, faiss.IndexHNSW):
         nodes = math.ceil(effort * max(160, 2 * wanted))
         return faiss.SearchParametersHNSW(efSearch=min(own.ntotal, nodes), **settings)
-    if hasattr(own, "nlist"):
-        # Lists enough to hold four times the candidates, if they were of one size.
-        least = 4 * wanted * own.nlist / there
-        lists = math.ceil(effort * max(5 * math.sqrt(own.nlist), least))
-        return faiss.SearchParametersIVF(nprobe=min(own.nlist, lists), **settings)
+    if lists:
+        return faiss.SearchParametersIVF(nprobe=lists, **settings)
     return faiss.SearchParameters(**settings) if settings else None
 
 

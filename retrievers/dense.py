@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -33,7 +33,19 @@ class Dense(Stage, name="dense"):
     device: str = Field(
         "auto",
         pattern=DEVICE,
-        description="Where queries are encoded: auto (cuda where there is one, else cpu), openvino.",
+        description="Where queries are encoded and the index is searched: auto (cuda where there "
+        "is one, else cpu), openvino (which encodes only).",
+    )
+    placement: Literal["sharded", "replicated"] | None = Field(
+        None,
+        description="Over all GPUs: sharded (each has a part of the rows) or replicated (each has "
+        "all); default: one GPU.",
+    )
+    effort: float = Field(
+        1,
+        gt=0,
+        description="Of an index that is not exact: 2 looks at twice as many passages, and finds "
+        "more.",
     )
     merge: Merge = Field("rrf", description="How several queries of one question are merged.")
     where: Where | None = Field(
@@ -59,11 +71,13 @@ class Dense(Stage, name="dense"):
             MissingExtra: sentence-transformers, or FAISS where the index needs it, is not
                 installed.
             NotFound: the collection has no dense index, or there is no such encoder.
-            InvalidInput: it is not the encoder that built the index, or ``where`` does not fit.
-            BackendFailed: it cannot be loaded.
+            InvalidInput: it is not the encoder that built the index, ``where`` does not fit, or the
+                index cannot be searched on the ``device``.
+            BackendFailed: it cannot be loaded, or does not fit into the device's memory.
         """
         from rag.encoders.load import encoder_hash
         from rag.indexers.dense import check_hash, check_kind
+        from rag.indexers.dense_index import DenseIndex
 
         snapshot = context.snapshot(self.collection)
         searcher = snapshot.index(snapshot.index_name("dense", self.index))
@@ -72,4 +86,7 @@ class Dense(Stage, name="dense"):
         check_hash(name, encoder_hash(name), searcher.hash)
         encoder: Encoder = opened(context, name, self.device)
         check_kind(encoder)
-        return searching(self, encoder, searcher, keep, snapshot)
+        if isinstance(searcher, DenseIndex):  # what is spread over shards is searched there
+            place = searcher, self.device, self.placement
+            searcher = context.get(("dense", *place), lambda: place[0].on(*place[1:]))
+        return searching(self, encoder, searcher, keep, snapshot, effort=self.effort)
