@@ -99,8 +99,7 @@ class DenseIndex:
         """
         exact, k, among = self.planned(queries, k, keep, exact, effort)
         best, counts = self._searched(queries, k, keep, exact, effort, among)
-        lacking = np.flatnonzero(counts < min(k, among)) if counts is not None else []
-        if len(lacking):
+        if counts is not None and len(lacking := np.flatnonzero(counts < min(k, among))):
             best.sizes[lacking] = 0
             for part, own, first in self._kept(keep):
                 self._exact(part, own, first, best, lacking)
