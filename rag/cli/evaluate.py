@@ -68,7 +68,10 @@ def evaluate(
 
     if save_run is not None and not save_run.parent.is_dir():
         raise NotFound(f"{save_run}: there is no folder {save_run.parent}; make it first")
-    names: list[Any] = [one for name in datasets for one in tasks_of(name) or [name]]
+    names: list[Any] = []
+    for name in datasets:
+        every: list[Any] = tasks_of(name)
+        names += every or [name]
     if len(names) == 1:
         report = _measured(names[0], collection, pipeline, measure, split, workers, ray, shards)
         if save_run is not None:

@@ -108,7 +108,7 @@ class PairsTask(Task):
 
     def order(self, draw: np.random.Generator) -> Sequence[int]:
         """Shuffled, or by the characters of the documents."""
-        numbers = draw.permutation(len(self.rows)).tolist()
+        numbers: list[int] = draw.permutation(len(self.rows)).tolist()
         if self._settings.short_first:
             documents = self._split.train.documents
             names = [row.document for row in self.rows]

@@ -103,7 +103,7 @@ class Circular(torch.autograd.Function):  # type: ignore[misc]
         return y
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of u and of the kernel."""
         one, other = ctx.saved_tensors
@@ -131,7 +131,7 @@ class Causal(torch.autograd.Function):  # type: ignore[misc]
         return causal(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients of x, weight and bias."""
         x, weight = ctx.saved_tensors

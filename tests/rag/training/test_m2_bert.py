@@ -58,7 +58,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made(place: Path, folder: Path, name: str, settings: Any, **changes: Any) -> Any:
     model = changes.pop("model", place / "model")
-    return recipe(folder, {name: settings}, place / "data", model, **changes)
+    objective: Any = {name: settings}
+    return recipe(folder, objective, place / "data", model, **changes)
 
 
 @pytest.mark.parametrize(
