@@ -176,11 +176,9 @@ class MLMTask(Task):
 
     def notes(self) -> list[str]:
         """How much is read."""
-        tokens = sum(len(ids) for _, ids in self._short)
-        return [
-            f"{len(self._long):,} long rows and {len(self._short):,} short ones of {tokens:,} "
-            f"tokens; long ones are {self._settings.long_share:.0%} of what is learned from."
-        ]
+        tokens, share = sum(len(ids) for _, ids in self._short), self._settings.long_share
+        rows = f"{len(self._long):,} long rows and {len(self._short):,} short ones"
+        return [f"{rows} of {tokens:,} tokens; {share:.0%} of an epoch are long ones."]
 
     def save(self, folder: Path) -> None:
         """The encoder as sentence-transformers does, with the head beside it."""
