@@ -12,6 +12,7 @@ from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.indexers.dense import Dense as Dense
+    from rag.indexers.dupmae import DupMAE as DupMAE
     from rag.indexers.lexical import Lexical as Lexical
     from rag.indexers.ngrams import NGrams as NGrams
     from rag.indexers.sparse import Sparse as Sparse
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
         "Dense": "dense",
+        "DupMAE": "dupmae",
         "Lexical": "lexical",
         "NGrams": "ngrams",
         "Sparse": "sparse",

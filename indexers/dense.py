@@ -214,6 +214,10 @@ def check_hash(name: str, found: str, expected: str) -> None:
 
 def check_kind(encoder: Encoder) -> None:
     """Raise InvalidInput unless an encoder is dense."""
+    if encoder.kind == "unified":
+        raise InvalidInput(
+            f"{encoder.name} gives DupMAE's vectors of two parts; use --index dupmae"
+        )
     if encoder.kind != "dense":
         raise InvalidInput(
             f"{encoder.name} gives weights of {encoder.dimensions:,} tokens, not dense vectors; "

@@ -26,6 +26,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "branch": "rag.flow:Branch",
         "collapse": "rag.retrievers.collapse:Collapse",
         "dense": "rag.retrievers.dense:Dense",
+        "dupmae": "rag.retrievers.dupmae:DupMAE",
         "expand": "rag.retrievers.expand:Expand",
         "extract": "rag.readers.extract:Extract",
         "fuse": "rag.retrievers.fuse:Fuse",
@@ -46,6 +47,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "indexes": {
         "dense": "rag.indexers.dense:Dense",
+        "dupmae": "rag.indexers.dupmae:DupMAE",
         "lexical": "rag.indexers.lexical:Lexical",
         "ngrams": "rag.indexers.ngrams:NGrams",
         "sparse": "rag.indexers.sparse:Sparse",

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rag.retrievers.bm25 import BM25 as BM25
     from rag.retrievers.collapse import Collapse as Collapse
     from rag.retrievers.dense import Dense as Dense
+    from rag.retrievers.dupmae import DupMAE as DupMAE
     from rag.retrievers.expand import Expand as Expand
     from rag.retrievers.fuse import Fuse as Fuse
     from rag.retrievers.rerank import Rerank as Rerank
@@ -23,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy(
         "BM25": "bm25",
         "Collapse": "collapse",
         "Dense": "dense",
+        "DupMAE": "dupmae",
         "Expand": "expand",
         "Fuse": "fuse",
         "Rerank": "rerank",

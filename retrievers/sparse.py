@@ -37,7 +37,8 @@ class Sparse(Stage, name="sparse"):
     device: str = Field(
         "auto",
         pattern=DEVICE,
-        description="Where queries are encoded: auto (cuda where there is one, else cpu), openvino.",
+        description="Where queries are encoded: auto (cuda where there is one, else cpu), cpu, "
+        "cuda, cuda:1, cuda:all, mps or openvino.",
     )
     merge: Merge = Field("rrf", description="How several queries of one question are merged.")
     where: Where | None = Field(

@@ -29,7 +29,8 @@ def load_encoder(name: str, device: str | Sequence[str] = "auto") -> Encoder:
     Args:
         name: ``minilm`` (the packaged all-MiniLM-L6-v2), a folder as sentence-transformers or
             transformers save it, or a name at Hugging Face. A model for masked tokens without
-            settings of sentence-transformers becomes a SPLADE encoder.
+            settings of sentence-transformers becomes a SPLADE encoder; one that
+            ``rag.encoders.dupmae`` has saved gives vectors of two parts.
         device: as torch calls it; ``auto`` is cuda where there is one, else cpu. ``openvino``
             computes on a CPU by OpenVINO. Several, or ``cuda:all``, share the batches of a call.
 
@@ -85,6 +86,10 @@ def _opened(name: str, folder: Path, place: str) -> Any:
     import rag.encoders.m2_bert  # noqa: F401  so that transformers knows the type
     from rag.models.load import quiet
 
+    if (folder / "reduction").is_dir():
+        from rag.encoders.dupmae.module import opened
+
+        return opened(name, folder, place)
     cls = _family(name, folder)
     try:
         with quiet():
@@ -108,7 +113,8 @@ def _opened(name: str, folder: Path, place: str) -> Any:
 def encoder_hash(name: str) -> str:
     """What ``load_encoder(name).hash`` gives, without loading the weights into a model.
 
-    (Of a VDR model that is another hash: of its weights, however they are stored.) It raises NotFound and InvalidInput as ``load_encoder`` does.
+    (Of a VDR model that is another hash: of its weights, however they are stored.) It raises
+    NotFound and InvalidInput as ``load_encoder`` does.
     """
     folder = folder_of_encoder(name)
     if not is_vdr(folder):
@@ -149,11 +155,6 @@ def _check(name: str, folder: Path) -> None:
     """Refuse a folder without a model in safetensors; ``name`` is for errors."""
     if not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise NotFound(f"{name}: {folder} holds no model (no modules.json, no config.json)")
-    if (folder / "reduction").is_dir() and not (folder / "modules.json").is_file():
-        raise InvalidInput(
-            f"{name}: holds a unified DupMAE model ({folder / 'reduction'}), whose vectors have "
-            "two parts; open it with rag.encoders.dupmae.Unified.load"
-        )
     files = _files(folder)
     for pickled in sorted(folder.rglob("*.bin")):
         inner = pickled.relative_to(folder).parts[0]

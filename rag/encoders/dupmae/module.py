@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from rag.encoders.dupmae.represent import Unified
 from rag.encoders.dupmae.store import KEPT
+from rag.errors import BackendFailed, InvalidInput
 
 
 class UnifiedModule(InputModule):  # type: ignore[misc]
@@ -22,8 +25,8 @@ class UnifiedModule(InputModule):  # type: ignore[misc]
     gives what ``store.ForwardStore.scores`` gives, and trains with its trainers and losses.
 
     A saved folder is loaded with ``SentenceTransformer(folder, trust_remote_code=True)``: since 6.0
-    sentence-transformers asks that for every class that is not its own. ``Unified.load`` opens the
-    same folder without it.
+    sentence-transformers asks that for every class that is not its own. ``Unified.load`` and
+    ``load_encoder`` open the same folder without it.
     """
 
     config_file_name = "dupmae_config.json"
@@ -64,10 +67,21 @@ class UnifiedModule(InputModule):  # type: ignore[misc]
         features["sentence_embedding"] = torch.cat([dense, mu], dim=1)
         return features
 
+    @property
+    def model(self) -> Any:
+        """The model of transformers in it, without its head."""
+        return self.unified.encoder.bert
+
+    @property
+    def parts(self) -> tuple[int, int]:
+        """d, and how many tokens a document keeps."""
+        vocabulary: int = self.unified.encoder.config.vocab_size
+        return len(self.unified.reduce.weight), min(self.kept, vocabulary)
+
     def get_embedding_dimension(self) -> int:
         """The width d + V."""
         vocabulary: int = self.unified.encoder.config.vocab_size
-        return len(self.unified.reduce.weight) + vocabulary
+        return self.parts[0] + vocabulary
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save model, tokenizer and settings into a folder."""
@@ -83,3 +97,53 @@ class UnifiedModule(InputModule):  # type: ignore[misc]
         tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, local_files_only=True)
         settings = cls.load_config(model_name_or_path, local_files_only=True)
         return cls(Unified.load(model_name_or_path), tokenizer, **settings)
+
+
+def opened(name: str, folder: Path, device: str) -> Any:
+    """A folder of ``UnifiedModule``, or of ``Unified`` and a tokenizer, as a SentenceTransformer.
+
+    Prompts are those that sentence-transformers saved. ``name`` is for errors.
+
+    Raises:
+        InvalidInput: modules.json names another module, whose code would be run; no W_cls is
+            there, or names or shapes differ.
+        BackendFailed: a file cannot be read.
+    """
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoTokenizer
+
+    from rag.models.load import quiet
+
+    ours = f"{UnifiedModule.__module__}.{UnifiedModule.__qualname__}"
+    try:
+        modules = _json(folder / "modules.json") or [{"type": ours}]
+        saved = _json(folder / "config_sentence_transformers.json") or {}
+        settings = _json(folder / UnifiedModule.config_file_name) or {}
+        if [module["type"] for module in modules] != [ours]:
+            raise InvalidInput(
+                f"{name}: {folder / 'modules.json'} names other modules than {ours}, and code that "
+                "a model brings is not run"
+            )
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
+        unified = Unified.load(folder)
+        longest = int(unified.encoder.config.max_position_embeddings)
+        module = UnifiedModule(unified, tokenizer, **{"max_seq_length": longest, **settings})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        raise BackendFailed(f"cannot load the encoder {name} (in {folder}): {error}") from error
+    return SentenceTransformer(
+        modules=[module],
+        device=device,
+        prompts=saved.get("prompts"),
+        default_prompt_name=saved.get("default_prompt_name"),
+        similarity_fn_name="dot",
+    )
+
+
+def _json(file: Path) -> Any:
+    """What a file of JSON holds; None where there is none."""
+    return json.loads(file.read_text("utf-8")) if file.is_file() else None

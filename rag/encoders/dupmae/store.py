@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rag.errors import Damaged, InvalidInput, NotFound
 KEPT = 384
 """Entries of the vocabulary that a document keeps (k in the paper)."""
 
+ROWS = 16_384  # so many documents are copied at a time
 BLOCK = 1 << 22  # so many looked-up weights are held at a time
 
 
@@ -86,6 +87,38 @@ class ForwardStore:
         columns = zip(*((s.dense, s.ids, s.values) for s in stores), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
+    @classmethod
+    def join(
+        cls,
+        stores: Sequence[ForwardStore],
+        keep: Sequence[NDArray[np.bool_] | None],
+        folder: Path | str,
+    ) -> int:
+        """Write documents of several stores as ``save`` would, a few at a time.
+
+        Args:
+            stores: at least one; all keep equally many entries, of the same types.
+            keep: which documents of each, (n,) bool; None: all.
+            folder: where to write; it is there.
+
+        Returns:
+            How many documents.
+        """
+        pairs = list(zip(stores, keep, strict=True))
+        rows = sum(len(store) if mask is None else int(mask.sum()) for store, mask in pairs)
+        for field in fields(cls):
+            first = getattr(stores[0], field.name)
+            with (Path(folder) / f"{field.name}.npy").open("wb") as out:
+                form = first.dtype.newbyteorder("<")
+                head = {"descr": form.str, "fortran_order": False, "shape": (rows, first.shape[1])}
+                np.lib.format.write_array_header_1_0(out, head)
+                for store, mask in pairs:
+                    for start in range(0, len(store), ROWS):
+                        part = getattr(store, field.name)[start : start + ROWS]
+                        part = part if mask is None else part[mask[start : start + ROWS]]
+                        out.write(np.ascontiguousarray(part, form).data)
+        return rows
+
     def __len__(self) -> int:
         """The number of documents."""
         return len(self.dense)
@@ -153,7 +186,17 @@ class ForwardStore:
             if not file.is_file():
                 raise NotFound(f"{file}: no such file of a forward store")
             try:
-                arrays[field.name] = np.load(file, mmap_mode="r", allow_pickle=False)
+                # An array without rows cannot be mapped.
+                mode: Any = "r" if _has_rows(file) else None
+                arrays[field.name] = np.load(file, mmap_mode=mode, allow_pickle=False)
             except (ValueError, EOFError) as error:
                 raise Damaged(f"{file}: no array: {error}") from error
         return cls(**arrays)
+
+
+def _has_rows(file: Path) -> bool:
+    """Whether an array in a file has any number."""
+    with file.open("rb") as read:
+        np.lib.format.read_magic(read)
+        shape, _, _ = np.lib.format.read_array_header_1_0(read)
+    return bool(np.prod(shape))

@@ -164,11 +164,6 @@ def test_what_is_refused(dense: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     (far / "config_sentence_transformers.json").write_text(json.dumps(settings))
     with pytest.raises(InvalidInput, match="compares vectors by euclidean"):
         load_encoder(str(far), device="cpu")
-    shutil.copytree(dense, two := tmp_path / "two parts")
-    (two / "modules.json").unlink()
-    (two / "reduction").mkdir()
-    with pytest.raises(InvalidInput, match="unified DupMAE model"):
-        load_encoder(str(two), device="cpu")
     monkeypatch.setattr("rag.encoders.load.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match="models"):
         load_encoder(str(dense))
