@@ -157,6 +157,18 @@ class Dense(BaseModel, frozen=True, extra="forbid"):
         self, folders: Sequence[Path], vectors: Sequence[Path], trained: Path | None
     ) -> DenseIndex:
         """A searcher over the ``folders`` and ``vectors``, in this order, as one index."""
+        return self._opened(folders, vectors, faiss=self.factory != "Flat")
+
+    def open_spread(self, folders: Sequence[Path], vectors: Sequence[Path]) -> DenseIndex:
+        """As ``open``, without what FAISS wrote, of which not all can be mapped.
+
+        For ``rag.collection.spread``: what shards search need not be read where they are asked.
+        """
+        return self._opened(folders, vectors, faiss=False)
+
+    def _opened(
+        self, folders: Sequence[Path], vectors: Sequence[Path], *, faiss: bool
+    ) -> DenseIndex:
         wanted = {"factory": self.factory, "format": self.format, "kind": self.kind}
         parts = []
         for folder, place in zip(folders, vectors, strict=True):
@@ -165,7 +177,7 @@ class Dense(BaseModel, frozen=True, extra="forbid"):
             rows = self._vectors(place)
             check_counts(file, head, {"rows": len(rows)}, str(place / "vectors.npy"))
             index = None
-            if self.factory != "Flat":
+            if faiss:
                 index = dense_faiss.read(folder / "index.faiss", rows.shape)
             parts.append(Segment(rows, self.similarity, index))
         return DenseIndex(parts, self.encoder, self.hash)
