@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
 import pickle
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -346,40 +348,66 @@ STEPS: dict[str, Callable[[Collection], Any]] = {
 }
 
 
+def _begun(name: str, path: Path) -> Collection:
+    """The collection that a step of ``STEPS`` begins with."""
+    if name != "first":
+        built(path, range(40), toy=TRAINED).delete(["p3"])
+    return Collection(path)
+
+
+def _killed(
+    made: Collection, step: Callable[[Collection], Any], prepare: Any, seconds: Any
+) -> bool:
+    """Run a step in a process that is killed; False if it came to its end before."""
+    child = os.fork()
+    if child == 0:
+        prepare()
+        step(made)
+        os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_killed_at_any_folder_it_goes_on(name: str, tmp_path: Path, encoded: list[str]) -> None:
     """A process is killed around each folder that it publishes; what is trained is among them."""
-
-    def begin(path: Path) -> Collection:
-        if name != "first":
-            built(path, range(40), toy=TRAINED).delete(["p3"])
-        return Collection(path)
-
-    step = STEPS[name]
-    whole = begin(tmp_path / "whole")
+    step, whole = STEPS[name], _begun(name, tmp_path / "whole")
     encoded.clear()
     step(whole)
-    new = len(encoded)
-    wanted = tree(whole)
-    ends = 0
+    new, wanted = len(encoded), tree(whole)
     for number in range(100):
-        made = begin(tmp_path / str(number))
-        child = os.fork()
-        if child == 0:
-            _kill_at(number, after=number % 2 == 0)
-            step(made)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if os.waitstatus_to_exitcode(status) == 0:
+        made = _begun(name, tmp_path / str(number))
+        kill = functools.partial(_kill_at, number, after=number % 2 == 0)
+        if not _killed(made, step, kill, None):
             break
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
         encoded.clear()
         step(made)
         assert len(encoded) <= new
         assert tree(made) == wanted
         assert made.verify() == []
-        ends += 1
-    assert ends >= 3
+    assert number >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPS)
+def test_killed_at_any_instant_it_goes_on(name: str, tmp_path: Path) -> None:
+    step, whole = STEPS[name], _begun(name, tmp_path / "whole")
+    began = time.monotonic()
+    step(whole)
+    seconds, wanted = time.monotonic() - began, tree(whole)
+    dice, kills = np.random.default_rng(7), 0
+    for number in range(25):
+        made = _begun(name, tmp_path / str(number))
+        kills += _killed(made, step, lambda: None, dice.uniform(0, seconds))
+        if name != "add" or manifest.numbers(made.path)[-1] == 2:  # or it adds a second time
+            step(made)
+        assert tree(made) == wanted
+        assert made.verify() == []
+    assert kills > 5
 
 
 def _kill_at(number: int, *, after: bool) -> None:
