@@ -92,7 +92,8 @@ def train(
 ) -> None:
     """Write an index without rows, trained on ``vectors``, (s, d) float32.
 
-    One thread, so that the same vectors and seed give the same bytes.
+    One thread, so that the same vectors and seed give the same bytes. Where FAISS has a GPU, that
+    finds the lists of IVF.
 
     Raises:
         InvalidInput: there are too few vectors.
@@ -298,6 +299,8 @@ def _empty(factory: str, dimensions: int) -> Any:
 @contextmanager
 def _prepared(index: Any, seed: int) -> Iterator[None]:
     """Set what training draws at random, and leave away what it has no use for here."""
+    from rag.indexers.dense_devices import faiss_gpus
+
     faiss = library()
     kept: list[Any] = []
     own = inner(index)
@@ -310,12 +313,19 @@ def _prepared(index: Any, seed: int) -> Iterator[None]:
             change.pq = kept[-1]  # a pointer to what lives until the index is trained
     if hasattr(own, "cp"):
         _quiet(own.cp, seed)
+        if faiss_gpus():
+            kept.append(faiss.StandardGpuResources())
+            nearest = faiss.IndexFlat(own.d, own.metric_type)
+            kept.append(faiss.index_cpu_to_gpu(kept[-1], 0, nearest, faiss.GpuClonerOptions()))
+            own.clustering_index = kept[-1]
     if hasattr(own, "pq"):
         _quiet(own.pq.cp, seed)
     if hasattr(own, "do_polysemous_training"):
         # It orders codes for a comparison by bits, which is not used, and takes the most time.
         own.do_polysemous_training = False
     yield
+    if hasattr(own, "cp"):
+        own.clustering_index = None
 
 
 def _quiet(settings: Any, seed: int) -> None:

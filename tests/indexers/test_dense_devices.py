@@ -232,6 +232,24 @@ def test_what_gpus_do_not_take(gpus: Any, tmp_path: Path, caplog: pytest.LogCapt
     assert "searched on the CPU: Error: This index type is not implemented" in caplog.text
 
 
+def test_lists_are_found_on_a_gpu_where_there_is_one(
+    gpus: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    vectors = drawn(900)
+    for name in ("cpu", "gpu"):
+        dense_faiss.train(vectors, "IVF16,SQ8", "cosine", 1, tmp_path / name)
+        made = gpus(1)
+        monkeypatch.setattr(made, "_make", lambda index, gpus, options: faiss.clone_index(index))
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "gpu").read_bytes()
+    called = []
+    monkeypatch.setattr(made, "index_cpu_to_gpu", lambda *given: called.append(given) or given[2])
+    dense_faiss.train(vectors, "OPQ8_16,IVF16,PQ8x4", "cosine", 1, tmp_path / "more")
+    [(resources, gpu, index, _)] = called
+    assert isinstance(resources, Gpus.StandardGpuResources) and gpu == 0 and index.d == 16
+    dense_faiss.train(vectors, "SQ8", "cosine", 1, tmp_path / "none")
+    assert len(called) == 1
+
+
 def test_vectors_that_do_not_fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     index = opened(drawn(900), "Flat", tmp_path)
     monkeypatch.setattr(dense_devices, "torch_gpus", lambda: 1)

@@ -154,3 +154,22 @@ def test_too_few_rows_and_other_vectors(tmp_path: Path) -> None:
     (tmp_path / "i").write_bytes((tmp_path / "i").read_bytes()[:300])
     with pytest.raises(Damaged, match="is damaged"):
         dense_faiss.read(tmp_path / "i", (100, 16))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux what is in memory")
+@pytest.mark.parametrize("factory", ["HNSW4", "IVF8,Flat", "SQfp16"])
+def test_an_index_is_mapped_and_not_read_into_memory(factory: str, tmp_path: Path) -> None:
+    def own() -> int:
+        text = Path("/proc/self/status").read_text()
+        return int(text.partition("RssAnon:")[2].split()[0]) << 10
+
+    vectors = np.random.default_rng(0).standard_normal((2_000, 1024), dtype=np.float32)
+    trained = None
+    if dense_faiss.training_rows(factory, 1024, "dot"):
+        trained = tmp_path / "trained"
+        dense_faiss.train(vectors[:200], factory, "dot", 1, trained)
+    dense_faiss.write(vectors, factory, "dot", tmp_path / "i", trained)
+    before = own()
+    index = dense_faiss.read(tmp_path / "i", vectors.shape)
+    assert own() - before < (tmp_path / "i").stat().st_size / 4
+    assert dense_faiss.search(index, vectors[:3], 1, None)[:, 0].shape == (3,)
