@@ -94,6 +94,7 @@ class started:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
             # Where Cluster notes its address, for those who look for any cluster.
             "RAY_TMPDIR": str(self._folder),
             # Only for tests: see docs/ray.md. With it, all addresses are 127.0.0.1.
