@@ -1,4 +1,4 @@
-"""Data that only a reader of long texts can use: a key of eight words, anywhere in a long document.
+"""Data that only a reader of long texts can use: a key of four words, anywhere in a long document.
 
     python -m rag.training.needles needles
 
@@ -6,12 +6,12 @@ writes folders in BEIR's layout, which the recipes ``m2-bert-needles-*`` read, a
 model that the first of them begins with:
 
     needles/2k, needles/8k    documents of up to 2,048 and 8,192 tokens
-    needles/model             an M2-BERT of 8,192 tokens, one layer and width 32
+    needles/model             an M2-BERT of 32,768 tokens, one layer and width 32
 
-A document is filler, drawn from 20 words, with eight of 64 key words side by side in it; the
-question is these eight words. Test documents have the full length and their key beyond a quarter of
+A document is filler, drawn from 8 words, with four of 32 key words side by side in it; the
+question is these four words. Test documents have the full length and their key beyond a quarter of
 it (512 of 2,048 tokens), so that a model which reads the first quarter cannot tell them apart. No
-eight key words of a test question occur together in training, in whatever order.
+four key words of a test question occur together in training, in whatever order.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from pathlib import Path
 
 from rag.errors import InvalidInput, RagError
 
-FILLER = [f"f{number:02}" for number in range(20)]
-KEYS = [f"k{number:02}" for number in range(64)]
+FILLER = [f"f{number:02}" for number in range(8)]
+KEYS = [f"k{number:02}" for number in range(32)]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ASKED = 300
 """Test questions, each with a document of its own."""
-WORDS = 8
+WORDS = 4
 """Words of a key."""
 SIZES = {
-    "2k": {16: 1_000, 32: 1_000, 64: 2_000, 128: 2_000, 256: 2_000, 512: 2_000}
-    | {1024: 1_500, 2048: 2_500},
-    "8k": {2048: 300, 4096: 300, 8192: 500},
+    "2k": {16: 1_000, 32: 1_000, 64: 1_000, 128: 1_500, 256: 1_500, 512: 1_500}
+    | {1024: 1_500, 2048: 3_000},
+    "8k": {2048: 200, 4096: 600, 8192: 800},
 }
 """Training documents of each folder: tokens to how many; the most tokens are the test's."""
 
@@ -91,13 +91,13 @@ def _keys(draw: random.Random, count: int, taken: set[frozenset[str]]) -> list[f
     return list(found)
 
 
-def write_model(folder: Path, *, length: int = 8192, layers: int = 1, seed: int = 0) -> None:
+def write_model(folder: Path, *, length: int = 32_768, layers: int = 1, seed: int = 0) -> None:
     """Write an untrained M2-BERT with a tokenizer of words, as sentence-transformers does.
 
     It differs from a large one as suits a narrow one: weights are drawn wider (0.18 for 0.02), the
-    kernels' sines are slower (1 for 10), words count more than positions, which begin with 0. It is
-    four times as long as the documents it learns from: its kernels fade with the distance, to 5% or
-    less at its full length and to half or less at a quarter of it.
+    kernels' sines are slower (1 for 10), words count more than positions, which begin with 0, and
+    what is not gated hardly looks around. It is longer than the documents it learns from, since
+    its kernels fade with the distance, to 5% or less at its full length.
     """
     import tempfile
 
@@ -127,6 +127,10 @@ def write_model(folder: Path, *, length: int = 8192, layers: int = 1, seed: int 
             model.embeddings.position_embeddings.weight.zero_()
             model.embeddings.token_type_embeddings.weight.zero_()
             model.embeddings.word_embeddings.weight.mul_(3)
+            for layer in model.encoder.layer:
+                around = layer.attention.filter_fn2
+                for network in (around.implicit_filter, around.implicit_filter_rev):
+                    network["6"].weight.mul_(0.02)
         vocabulary = Path(aside) / "vocab.txt"
         vocabulary.write_text("\n".join(words) + "\n")
         save(model, BertTokenizerFast(str(vocabulary)), folder)
