@@ -148,7 +148,11 @@ def folder_of_encoder(name: str) -> Path:
         raise InvalidInput(f"{name} is a file; an encoder is a folder or a name at Hugging Face")
     if not path.is_dir() and find_spec("huggingface_hub") is None:
         raise MissingExtra("models", "huggingface_hub")
-    return folder_of(place_of(name), modules=True)
+    place = place_of(name)
+    folder = folder_of(place, modules=True)
+    if isinstance(place, str) and is_vdr(folder) and not any(folder.glob("*.safetensors")):
+        folder = folder_of(place, modules=True, pickled=True)  # ours reads tensors alone
+    return folder
 
 
 def _check(name: str, folder: Path) -> None:
@@ -164,7 +168,11 @@ def _check(name: str, folder: Path) -> None:
                 "read; use a model with .safetensors, or convert this one with save_pretrained"
             )
     if not any(file.suffix == ".safetensors" for file in files):
-        raise NotFound(f"{name}: {folder} holds no weights (*.safetensors)")
+        raise NotFound(
+            f"{name}: {folder} holds no weights (*.safetensors); if it is published as "
+            "pytorch_model.bin alone, rag.encoders.dupmae.save_cls_encoder makes an encoder of a "
+            "RetroMAE, rag.encoders.m2_bert.convert of an M2-BERT; others are not read"
+        )
 
 
 def _family(name: str, folder: Path) -> Any:

@@ -97,6 +97,44 @@ def check_folder(name: str, folder: Path) -> None:
     raise NotFound(f"{name}: {folder} holds no weights (*.safetensors)")
 
 
+def tensors_of(folder: Path) -> dict[str, Any]:
+    """Name to tensor of a folder's safetensors, or else of its ``pytorch_model.bin``.
+
+    That file is a pickle; it is read with ``weights_only``, which runs no code.
+
+    Raises:
+        NotFound: the folder holds neither.
+        InvalidInput: the pickle holds anything but names and tensors.
+        BackendFailed: a file cannot be read.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        for file in files:
+            state |= load_file(file)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BackendFailed(f"cannot read the model in {folder}: {error}") from error
+    if files:
+        return state
+    pickled = folder / "pytorch_model.bin"
+    if not pickled.is_file():
+        raise NotFound(f"{folder} holds no weights (*.safetensors or pytorch_model.bin)")
+    try:
+        found = torch.load(pickled, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch says it in many ways
+        raise InvalidInput(
+            f"{pickled}: cannot be read as tensors alone, and more is not read: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
+    if not isinstance(found, dict) or not all(hasattr(value, "shape") for value in found.values()):
+        raise InvalidInput(f"{pickled}: holds something else than names and tensors")
+    return found
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and warnings off the terminal for a while."""

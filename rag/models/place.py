@@ -44,13 +44,17 @@ def place_of(model: str, revision: str | None = None) -> Path | str:
     return found
 
 
-def folder_of(place: Path | str, revision: str | None = None, *, modules: bool = False) -> Path:
+def folder_of(
+    place: Path | str, revision: str | None = None, *, modules: bool = False, pickled: bool = False
+) -> Path:
     """The folder with the safetensors of a model, downloaded or converted if need be.
 
     ``modules``: with the folders in it that hold further modules of sentence-transformers.
+    ``pickled``: with pytorch_model.bin, for whoever reads nothing but tensors of it.
     """
     if isinstance(place, str):
-        return _fetched(place, revision, _NOT_MODULES if modules else _NOT_FILES)
+        also = ["pytorch_model.bin"] if pickled else []
+        return _fetched(place, revision, _NOT_MODULES if modules else _NOT_FILES, also)
     return place if place.is_dir() else converted(place)
 
 
@@ -73,7 +77,9 @@ def files_of(place: Path | str, revision: str | None = None) -> list[Path]:
     return sorted(path for path in files if any(fnmatch(path.name, form) for form in _FILES))
 
 
-def _fetched(name: str, revision: str | None, without: list[str] = _NOT_FILES) -> Path:
+def _fetched(
+    name: str, revision: str | None, without: list[str] = _NOT_FILES, also: list[str] | None = None
+) -> Path:
     """The folder of a model from Hugging Face, downloaded unless it was before.
 
     transformers would do it by itself, but it also asks a server to convert pickled weights, which
@@ -86,7 +92,10 @@ def _fetched(name: str, revision: str | None, without: list[str] = _NOT_FILES) -
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=_FILES, ignore_patterns=without
+                name,
+                revision=revision,
+                allow_patterns=[*_FILES, *(also or [])],
+                ignore_patterns=without,
             )
         )
     except (HfHubHTTPError, OSError, ValueError) as error:

@@ -20,7 +20,7 @@ from rag.encoders.vdr import VDR, VDRConfig, VDREncoder
 from rag.errors import InvalidInput, NotFound
 from rag.indexers import Sparse as SparseKind
 from rag.retrievers import Sparse
-from rag.stage import Context
+from rag.stage import Context, Run
 from rag.testing import check_stage
 
 WORDS = ["cats", "dogs", "birds", "fish", "purr", "bark", "sing", "swim", "and", "sleep"]
@@ -136,6 +136,44 @@ def test_the_evidence_of_a_passage_is_the_terms_that_carried_it(collection: Coll
     ]
     assert without.evidence == {}
     np.testing.assert_array_equal(without.docs, ranking.docs)
+
+
+def test_rerank_reads_late_what_a_bag_has_found(collection: Collection, encoder: str) -> None:
+    from rag.retrievers import Rerank
+
+    question = "birds bark"
+    context = Context(collection.snapshot())
+    stages = [Sparse(index="bag", device="cpu"), Rerank(encoder=encoder, device="cpu")]
+    steps = [stage.open(context) for stage in stages]
+    made = Batch.of([question]).put(query=[[question]])
+    found = steps[0](made, Run())
+    after = steps[1](found, Run())
+    scores = {hit.id: hit.score for hit in after["documents"][0]}
+    ids = {hit.id for hit in found["documents"][0]}
+    assert scores == pytest.approx(
+        {id: s for id, s in wanted(encoder, question, bag=False).items() if id in ids}, rel=1e-4
+    )
+    assert list(scores) == sorted(scores, key=lambda id: -scores[id])
+    with Pipeline(stages, collection=collection) as pipeline:
+        again = pipeline.run([question])["documents"][0]
+    assert {hit.id: hit.score for hit in again} == pytest.approx(scores)
+
+
+def test_stages_share_one_encoder(
+    collection: Collection, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag.encoders import load as loading
+    from rag.retrievers import Rerank
+
+    loads, load = list[str](), loading.load_encoder
+    monkeypatch.setattr(
+        loading, "load_encoder", lambda name, device: loads.append(name) or load(name, device)
+    )
+    context = Context(collection.snapshot())
+    for stage in (Sparse(index="bag"), Sparse(index="sparse"), Rerank(encoder=encoder)):
+        stage.open(context)
+    assert loads == [encoder]
+    context.close()
 
 
 def test_another_encoder_is_refused(collection: Collection, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.encoders.dupmae.load import masked_lm as masked_lm
+    from rag.encoders.dupmae.load import save_cls_encoder as save_cls_encoder
     from rag.encoders.dupmae.load import warm_start as warm_start
     from rag.encoders.dupmae.masks import Collator as Collator
     from rag.encoders.dupmae.model import DupMAE as DupMAE
@@ -37,6 +38,7 @@ __getattr__, __dir__, __all__ = lazy(
         "Unified": "represent",
         "UnifiedModule": "module",
         "masked_lm": "load",
+        "save_cls_encoder": "load",
         "warm_start": "load",
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,62 @@ def convert(checkpoint: Path | str, config: Path | str, out: Path | str) -> None
     for name in _TOKENIZER:
         if (settings.parent / name).is_file():
             shutil.copyfile(settings.parent / name, folder / name)
+
+
+def save_cls_encoder(name: str | Path, out: Path | str) -> None:
+    """Write a RetroMAE checkpoint as an encoder by the vector of [CLS], compared by dot products.
+
+    That is how its authors encode with it. ``SentenceTransformer(out)`` and ``load_encoder(out)``
+    open it; the published folder itself is a model for masked tokens, which both take for SPLADE.
+
+    Args:
+        name: a folder, or a name at Hugging Face, of any BERT; with safetensors or, as most of
+            RetroMAE is published, pytorch_model.bin, of which nothing but tensors is read.
+        out: the folder to write, which must not exist or be empty.
+
+    Raises:
+        NotFound, InvalidInput, BackendFailed: as ``warm_start`` says; or ``out`` holds something,
+            or there is no tokenizer.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import AutoConfig, AutoTokenizer, BertModel
+
+    from rag.models.load import tensors_of
+    from rag.models.place import folder_of, place_of
+
+    place, folder = place_of(str(name)), Path(out)
+    path = folder_of(place)
+    if isinstance(place, str) and not any(path.glob("*.safetensors")):
+        path = folder_of(place, pickled=True)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidInput(f"{folder}: is there already; name another folder")
+    only: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(path, **only)
+            tokenizer = AutoTokenizer.from_pretrained(path, **only)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendFailed(f"cannot read the model in {path}: {str(error).strip()}") from error
+    if config.model_type != "bert":
+        raise InvalidInput(f"{path}: a model of type {config.model_type!r}; expected a 'bert'")
+    body = BertModel(config, add_pooling_layer=False)
+    state = {
+        key.removeprefix("bert."): tensor
+        for key, tensor in _plain(tensors_of(path)).items()
+        if not key.startswith("cls.")
+    }
+    if differing := differences(state, body.state_dict()):
+        raise InvalidInput(f"{path}: no BERT: {differing}")
+    body.load_state_dict(state)
+    with tempfile.TemporaryDirectory() as bare, quiet():
+        body.save_pretrained(bare)
+        tokenizer.save_pretrained(bare)
+        first = Transformer(bare, max_seq_length=config.max_position_embeddings)
+        chain = [first, Pooling(config.hidden_size, pooling_mode="cls")]
+        made = SentenceTransformer(modules=chain, similarity_fn_name="dot", device="cpu")
+        made.save(str(folder))
 
 
 def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

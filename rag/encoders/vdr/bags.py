@@ -123,6 +123,7 @@ def tower_settings(folder: Path) -> dict[str, dict[str, Any]]:
             f"{file}: no VDR model: expected model_type 'vdr', blocks encoder_q and encoder_p, or "
             "base_model_id"
         )
+    most = _most_active(folder / "config_sentence_transformers.json")
     found = {}
     for tower, longest in (("encoder_q", 128), ("encoder_p", 256)):
         old = "base_model_id" in config
@@ -132,11 +133,20 @@ def tower_settings(folder: Path) -> dict[str, dict[str, Any]]:
         found[tower] = {
             "model_id": own.get("model_id") or own.get("base_model_id"),
             "shift_vocab_num": own.get("shift_vocab_num", 1000 if old else 999),
-            "topk": own.get("topk", 768),
+            "topk": own.get("topk", 768) if most is None else most,
             "max_len": own.get("max_len") or own.get("max_seq_len") or longest,
             "vocab_size": own.get("vocab_size"),
         }
     return found
+
+
+def _most_active(file: Path) -> int | None:
+    """The terms that a model keeps which sentence-transformers saved; None: it does not say."""
+    try:
+        found = json.loads(file.read_text("utf-8")).get("max_active_dims")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
 
 
 def tokenizer_of(folder: Path, settings: dict[str, Any]) -> Any:

@@ -21,6 +21,7 @@ from rag.encoders.on_cpu import unpad
 from rag.encoders.vdr.bags import JOINT, Bags, tokenizer_of, tower_settings
 from rag.encoders.vdr.load import TOWERS, load
 from rag.encoders.vdr.views import top_mask
+from rag.errors import InvalidInput
 
 
 class TermScore(NamedTuple):
@@ -42,6 +43,7 @@ class VDREncoder:
     bag_hash: the hash of its ``Bags``.
     joint: what stands between title and text of a passage.
     towers: ``encoder_q`` and ``encoder_p``, which may be one and the same.
+    prompts: what stands before queries and documents, empty unless sentence-transformers saved one.
     """
 
     kind: Literal["vocabulary"] = "vocabulary"
@@ -66,6 +68,7 @@ class VDREncoder:
                 elif place == "cpu":
                     unpad(model.bert_model)
         self.towers = dict(towers)
+        self.prompts = {"query": "", "document": ""}
         self._copies = Models(copies)
         passages = self.towers["encoder_p"].config
         self.dimensions = int(passages.vocab_size)
@@ -89,7 +92,12 @@ class VDREncoder:
         """The model in a folder; raises as ``rag.encoders.vdr.load`` and ``tokenizer_of`` do."""
         path = Path(folder)
         tokenizer = tokenizer_of(path, tower_settings(path)["encoder_p"])
-        return cls(name or str(folder), load(path), tokenizer, device)
+        towers = load(path)
+        made = cls(name or str(folder), towers, tokenizer, device)
+        file = path / "config_sentence_transformers.json"
+        if file.is_file():
+            made.prompts |= _prompts(file)
+        return made
 
     def encode(self, texts: Sequence[str], kind: Literal["query", "document"] = "query") -> Any:
         """The vectors of texts, cut to the top k terms of their tower, in their order.
@@ -109,6 +117,8 @@ class VDREncoder:
         from scipy import sparse
 
         check(texts, kind)
+        if self.prompts[kind]:
+            texts = [self.prompts[kind] + text for text in texts]
         tower = TOWERS[kind == "document"]
         longest = self.towers[tower].config.max_len
 
@@ -234,6 +244,17 @@ class VDREncoder:
                 whole.update(key.encode())
                 whole.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return whole.hexdigest()
+
+
+def _prompts(file: Path) -> dict[str, str]:
+    """The prompts in ``config_sentence_transformers.json``."""
+    try:
+        saved = json.loads(file.read_text("utf-8"))
+        prompts, default = saved.get("prompts") or {}, saved.get("default_prompt_name")
+        whole = str(prompts.get(default) or "")
+        return {kind: str(prompts.get(kind) or whole) for kind in ("query", "document")}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InvalidInput(f"{file}: holds no settings: {error}") from error
 
 
 _KEPT = ("shift_vocab_num", "topk", "max_len", "vocab_size")

@@ -10,7 +10,8 @@ from typing import Any
 from rag.encoders.dupmae.load import differences
 from rag.encoders.vdr.bags import tower_settings
 from rag.encoders.vdr.model import VDR, VDRConfig
-from rag.errors import BackendFailed, InvalidInput, NotFound
+from rag.errors import InvalidInput
+from rag.models.load import tensors_of
 
 TOWERS = ("encoder_q", "encoder_p")
 HEAD_WIDTH = 64
@@ -52,7 +53,7 @@ def load(folder: Path | str) -> dict[str, VDR]:
     settings = tower_settings(path)
     read = json.loads(config.read_text("utf-8"))
     bert = read if read.get("model_type") == "vdr" else read.get("bert")
-    return towers(_state(path), settings, bert)
+    return towers(tensors_of(path), settings, bert)
 
 
 def towers(
@@ -128,32 +129,3 @@ def _sizes(tower: str, state: Mapping[str, Any]) -> dict[str, int]:
         "num_hidden_layers": len(layers),
         "num_attention_heads": max(1, hidden // HEAD_WIDTH),
     }
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    state: dict[str, Any] = {}
-    files = sorted(folder.glob("*.safetensors"))
-    try:
-        for file in files:
-            state |= load_file(file)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BackendFailed(f"cannot read the model in {folder}: {error}") from error
-    if files:
-        return state
-    pickled = folder / "pytorch_model.bin"
-    if not pickled.is_file():
-        raise NotFound(f"{folder} holds no weights (*.safetensors or pytorch_model.bin)")
-    try:
-        found = torch.load(pickled, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch says it in many ways
-        raise InvalidInput(
-            f"{pickled}: cannot be read as tensors alone, and more is not read: "
-            f"{str(error).strip().splitlines()[0]}"
-        ) from error
-    if not isinstance(found, dict) or not all(hasattr(value, "shape") for value in found.values()):
-        raise InvalidInput(f"{pickled}: holds something else than names and tensors")
-    return found

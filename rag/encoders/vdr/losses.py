@@ -65,10 +65,21 @@ class VDRLoss(nn.Module):  # type: ignore[misc]
     """
 
     def __init__(
-        self, model: Any, *, topk: int = 768, semi: bool = False, shift_vocab_num: int = 999
+        self,
+        model: Any,
+        *,
+        topk: int = 768,
+        semi: bool = False,
+        shift_vocab_num: int = 999,
+        gather_across_devices: bool = False,
     ) -> None:
-        """Take the model (``VDREncoder.sentence_transformer``) and ``vdr_loss``'s settings."""
+        """Take the model (``VDREncoder.sentence_transformer``) and ``vdr_loss``'s settings.
+
+        gather_across_devices: compare with the texts of all processes of torch.distributed, as the
+            published training does; gradients flow to all of them.
+        """
         super().__init__()
+        self.gather = gather_across_devices
         self.model, self.topk, self.semi, self.shift = model, topk, semi, shift_vocab_num
 
     def forward(self, sentence_features: Any, labels: Tensor | None = None) -> Tensor:
@@ -77,6 +88,11 @@ class VDRLoss(nn.Module):  # type: ignore[misc]
         own = [(column["input_ids"], column["attention_mask"]) for column in columns]
         vectors = [self.model(column)["sentence_embedding"] for column in columns]
         binary = [bags(*one, vectors[0].shape[1], self.shift) for one in own]
+        if self.gather:
+            from sentence_transformers.util.distributed import all_gather, all_gather_with_grad
+
+            vectors = [all_gather_with_grad(one) for one in vectors]
+            binary = [all_gather(one) for one in binary]
         return vdr_loss(
             vectors[0],
             torch.cat(vectors[1:]),

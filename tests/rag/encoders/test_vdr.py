@@ -302,6 +302,122 @@ def test_bags_need_no_weights(tmp_path: Path) -> None:
     assert set(rows.ravel().tolist()) == {0.0, 1.0}
 
 
+def test_settings_that_sentence_transformers_saved_are_honoured(tmp_path: Path) -> None:
+    from sentence_transformers import SparseEncoder
+
+    published(tmp_path / "m")
+    tower = VDREncoder.load(tmp_path / "m").sentence_transformer("encoder_p")
+    tower.prompts = {"query": "sun ", "document": ""}
+    tower.max_active_dims = 4
+    tower.save_pretrained(str(tmp_path / "st"))
+    theirs = SparseEncoder(str(tmp_path / "st"), device="cpu")
+    assert theirs.similarity_fn_name == "dot"
+    encoder: Any = load_encoder(str(tmp_path / "st"), device="cpu")
+    texts = ["cat saw", "", "red " * 40]
+    for kind, encode in (("query", theirs.encode_query), ("document", theirs.encode_document)):
+        found = encoder.encode(texts, kind)
+        assert (np.diff(found.indptr) == 4).all()
+        wanted = encode(texts, convert_to_sparse_tensor=False).cpu().numpy()
+        np.testing.assert_allclose(found.toarray(), wanted, rtol=1e-5, atol=1e-5)
+    assert encoder.explain("cat saw", "cat sun")
+    (tmp_path / "st" / "config_sentence_transformers.json").write_text("[]")
+    with pytest.raises(InvalidInput, match="holds no settings"):
+        load_encoder(str(tmp_path / "st"), device="cpu")
+
+
+@pytest.mark.parametrize("device", [["cpu", "cpu"], "openvino"])
+def test_other_devices_give_the_same(device: Any, tmp_path: Path) -> None:
+    if device == "openvino":
+        pytest.importorskip("openvino")
+    state = published(tmp_path / "m")
+    texts = ["cat saw dog", "tree", "", "red blue sun mat sat ran year house"] * 3
+    one: Any = load_encoder(str(tmp_path / "m"), device="cpu")
+    other: Any = load_encoder(str(tmp_path / "m"), device=device)
+    other._tokens = 16
+    for kind in ("query", "document"):
+        left, right = (encoder.encode(texts, kind).toarray() for encoder in (one, other))
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+    assert one.hash == other.hash
+    other.save(tmp_path / "again")
+    assert VDREncoder.load(tmp_path / "again").hash == one.hash and state
+
+
+def test_a_trainer_of_sentence_transformers_takes_a_step(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("accelerate")
+    from sentence_transformers import SparseEncoderTrainer, SparseEncoderTrainingArguments
+
+    published(tmp_path / "m")
+    model = VDREncoder.load(tmp_path / "m").sentence_transformer("encoder_p")
+    before = model[0].model.ln.weight.detach().clone()
+    rows = {"anchor": ["cat", "sun"], "positive": ["dog saw", "sun mat"]}
+    arguments = SparseEncoderTrainingArguments(
+        str(tmp_path / "out"), max_steps=1, learning_rate=0.1, report_to="none", use_cpu=True,
+        per_device_train_batch_size=2, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    SparseEncoderTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_dict(rows),
+        loss=VDRLoss(model, topk=6, semi=True, shift_vocab_num=SHIFT),
+    ).train()
+    assert not torch.equal(before, model[0].model.ln.weight)
+
+
+class Rows(torch.nn.Module):  # type: ignore[misc]
+    """A model whose vectors are the weights of tokens, summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weights = torch.nn.Parameter(torch.rand(17, 17))
+
+    def forward(self, column: dict[str, Any]) -> dict[str, Any]:
+        return {"sentence_embedding": self.weights[column["input_ids"]].sum(1)}
+
+
+def columns() -> list[dict[str, Any]]:
+    torch.manual_seed(1)
+    made = [torch.randint(SHIFT, 17, (4, 3)) for _ in range(3)]
+    return [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in made]
+
+
+def gathered(rank: int, place: str, gradients: Any) -> None:
+    """One of two processes: the gradient of its half of the rows."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{place}", rank=rank, world_size=2
+    )
+    model = Rows()
+    half = [{name: x[rank * 2 : rank * 2 + 2] for name, x in one.items()} for one in columns()]
+    loss = VDRLoss(model, topk=6, semi=True, shift_vocab_num=SHIFT, gather_across_devices=True)
+    value = loss(half)
+    value.backward()
+    gradients.put((value.item(), model.weights.grad.tolist()))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_loss_over_two_processes_is_that_of_all_rows(tmp_path: Path) -> None:
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    several = [
+        context.Process(target=gathered, args=(rank, str(tmp_path / "place"), queue))
+        for rank in range(2)
+    ]
+    for process in several:
+        process.start()
+    found = [queue.get() for _ in several]
+    for process in several:
+        process.join()
+        assert process.exitcode == 0
+    model = Rows()
+    value = VDRLoss(model, topk=6, semi=True, shift_vocab_num=SHIFT)(columns())
+    value.backward()
+    mean = torch.tensor([gradient for _, gradient in found]).mean(0)  # as torch's DDP takes it
+    torch.testing.assert_close(mean, model.weights.grad)
+    assert [loss for loss, _ in found] == pytest.approx([value.item()] * 2)
+
+
 def test_a_tower_starts_from_a_bert(tmp_path: Path) -> None:
     from transformers import BertConfig, BertModel
 
