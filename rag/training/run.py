@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -99,8 +99,8 @@ def _trained(recipe: Recipe, folder: Path, split: Split, model: str, tell: Progr
     resumed = last_checkpoint(checkpoints)
     with _timed(seconds, "score_before"):
         tell("score", 0, 2)
-        before = _once(folder / "before.json", lambda: _scores(task))
-        references = _once(folder / "references.json", lambda: _references(task))
+        before = _once(folder / "before.json", lambda: _asked(task, task.score))
+        references = _once(folder / "references.json", lambda: _asked(task, task.references))
     loop = Loop(task, recipe.train, recipe.seed, checkpoints, tell)
     with _timed(seconds, "train"):
         history = loop.run()
@@ -109,7 +109,7 @@ def _trained(recipe: Recipe, folder: Path, split: Split, model: str, tell: Progr
         _save(task, folder)
         tell("save", 1, 1)
     with _timed(seconds, "score_after"):
-        after = _scores(task)
+        after = _asked(task, task.score)
         tell("score", 2, 2)
     report = write(
         folder, recipe=recipe, split=split, task=task, model=model, sizes=sizes, steps=loop.steps,
@@ -150,13 +150,20 @@ def _begin(folder: Path, key: str, recipe: Recipe) -> None:
                 f"{folder}: holds a training of another recipe, data or model ({folder}/recipe.yaml"
                 " says which); give --out a new folder, or remove this one"
             )
-        return
-    others = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+    else:
+        _check_empty(folder)
+        _put(state, {"format": FORMAT, "key": key})
+    if not (folder / "recipe.yaml").is_file():
+        text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
+        (folder / "recipe.yaml").write_text(text, "utf-8")
+
+
+def _check_empty(folder: Path) -> None:
+    others = sorted(
+        path.name for path in folder.iterdir() if path.name not in (".lock", f"{_STATE}.tmp")
+    )
     if others:
         raise Conflict(f"{folder}: is not empty ({others[0]}); give --out a new folder")
-    text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
-    (folder / "recipe.yaml").write_text(text, "utf-8")
-    _put(state, {"format": FORMAT, "key": key})
 
 
 @contextmanager
@@ -199,25 +206,14 @@ def _put(file: Path, value: Any) -> None:
     sync(file.parent)
 
 
-def _scores(task: Task) -> Scores:
-    """The values of the held-back side; the generators of training are not touched."""
+def _asked(task: Task, ask: Callable[[], Scores]) -> Scores:
+    """What ``ask`` says of the held-back side; the generators of training are not touched."""
     import torch
 
     was = task.model.training
     task.model.eval()
     with torch.random.fork_rng(), torch.no_grad():
-        found = {name: dict(values) for name, values in task.score().items()}
-    task.model.train(was)
-    return found
-
-
-def _references(task: Task) -> dict[str, Any]:
-    import torch
-
-    was = task.model.training
-    task.model.eval()
-    with torch.random.fork_rng(), torch.no_grad():
-        found = {name: dict(values) for name, values in task.references().items()}
+        found = {name: dict(values) for name, values in ask().items()}
     task.model.train(was)
     return found
 

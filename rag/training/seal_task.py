@@ -146,7 +146,8 @@ class SealTask(Task):
             marked = [f"{prompt} || p" for prompt in prompts]
         else:
             marked = [prompt.replace("Question:", "Excerpt:", 1) for prompt in prompts]
-        ids = self._tokenizer(marked, add_special_tokens=True, verbose=False)["input_ids"]
+        plain = {"split_special_tokens": True, "verbose": False}  # no passage ends a sequence
+        ids = self._tokenizer(marked, add_special_tokens=True, **plain)["input_ids"]
         return ids, self._targets(chosen, document.title, min(1, how.titles))
 
     def _targets(self, chosen: dict[str, int], title: str, titles: int) -> list[Target]:
