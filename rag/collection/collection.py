@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rag import registry
 from rag.collection import folders, index_job, leases, log, manifest
 from rag.collection.addition import add
 from rag.collection.cleaning import DAY, Cleaned, clean
@@ -17,16 +16,17 @@ from rag.collection.compaction import compact
 from rag.collection.deletion import delete
 from rag.collection.existing import OnExisting
 from rag.collection.given import Rows, as_source
-from rag.collection.kinds import INDEX_NAME, EncodedKind, IndexKind, Pinned, PlainKind
-from rag.collection.manifest import IndexEntry, Manifest
+from rag.collection.kinds import IndexKind
+from rag.collection.manifest import Manifest
 from rag.collection.partitions import SEGMENT_ROWS
 from rag.collection.snapshot import Snapshot
 from rag.collection.steps import by_work, running
 from rag.collection.verify import verify
+from rag.collection.wanted import index_kinds, wanted_manifest
 from rag.collection.writing import Done, Job, commit_after
 from rag.errors import Damaged, InvalidInput
 from rag.jobs import Progress, Resources, executor, silent
-from rag.passages import ARROW_TYPES, RESERVED, FieldType
+from rag.passages import FieldType
 from rag.ranking import Hit, Ranking
 from rag.sources import Reader, Source, Split
 from rag.where import Where
@@ -93,7 +93,7 @@ class Collection:
         collection = cls(Path(path))
         if manifest.numbers(collection.path):
             raise InvalidInput(f"{path}: is a collection already; Collection.open opens it")
-        wanted = _wanted(None, fields, split, indexes, pipeline, {})
+        wanted = wanted_manifest(None, fields, split, indexes, pipeline, {})
         with leases.writing(collection.path, rewrites=True, pieces=False):
             commit_after(collection.path, None, lambda _: wanted)
         return collection
@@ -151,7 +151,7 @@ class Collection:
         ):
             known = manifest.numbers(collection.path)
             old = manifest.read(collection.path) if known else None
-            wanted = _wanted(old, fields, split, indexes, pipeline, resolved.fields)
+            wanted = wanted_manifest(old, fields, split, indexes, pipeline, resolved.fields)
             settings = [wanted.content(), resolved.model_dump(), segment_rows]
             listing = log.listing(resolved.files(), settings)
             if old is not None and collection._is_as_logged(old, listing):
@@ -230,7 +230,7 @@ class Collection:
         place = _place(self.path, ray)
         began = time.monotonic()
         with running(job), leases.writing(self.path, rewrites=True):
-            wanted = _entries(indexes)
+            wanted = index_kinds(indexes)
             done = index_job.add_indexes(place, wanted, job, retrain=retrain)
             done = replace(done, failures=tuple(job.executor.failures))
             self._log(done, began, job="add_index", indexes=sorted(indexes))
@@ -393,51 +393,6 @@ def _job(
 def _place(path: str | Path, ray: str | None) -> Path:
     """The folder as workers find it: those of Ray may run in another one."""
     return Path(path) if ray is None else Path(path).absolute()
-
-
-def _entries(indexes: Mapping[str, IndexKind]) -> dict[str, IndexEntry]:
-    for name in indexes:
-        if not INDEX_NAME.fullmatch(name):
-            raise InvalidInput(f"index name {name!r}: use letters, digits, -, _ and dots")
-    for name, kind in indexes.items():
-        if not isinstance(kind, (PlainKind, EncodedKind)):
-            raise InvalidInput(f"index {name!r}: found {kind!r}, expected an index kind: Lexical()")
-    entries = {}
-    for name, kind in indexes.items():
-        pinned = kind.pinned() if isinstance(kind, Pinned) else kind
-        settings = pinned.model_dump(mode="json")
-        entries[name] = IndexEntry(type=kind.kind, settings=settings, folders=())
-    return entries
-
-
-def _wanted(
-    old: Manifest | None,
-    fields: Mapping[str, FieldType] | None,
-    split: Split | None,
-    indexes: Mapping[str, IndexKind] | None,
-    pipeline: str | None,
-    mapping: Mapping[str, str],
-) -> Manifest:
-    """The manifest to reach, without segments: what is asked, else what the collection has."""
-    for name, kind in (fields or {}).items():
-        if name in RESERVED:
-            raise InvalidInput(f"field {name!r}: the name is taken ({', '.join(RESERVED)})")
-        if kind not in ARROW_TYPES:
-            raise InvalidInput(f"field {name!r}: found {kind!r}, expected {', '.join(ARROW_TYPES)}")
-    if indexes is None and old is None:
-        indexes = {"lexical": registry.find("indexes", "lexical")()}
-    entries = {
-        name: entry.model_copy(update={"folders": (), "vectors": ()})
-        for name, entry in (old.indexes if old is not None else {}).items()
-    }
-    return Manifest(
-        # Sorted, as a manifest is written: the columns of all segments stand in one order.
-        fields=dict(sorted((fields or {}).items())),
-        split=split.model_dump() if split is not None else None,
-        mapping=dict(mapping),
-        indexes=dict(sorted({**entries, **_entries(indexes or {})}.items())),
-        pipeline=pipeline if pipeline is not None else (old.pipeline if old is not None else None),
-    )
 
 
 def _with_bad(done: Done, reader: Reader, bad_file: Path, job: Job) -> Done:
