@@ -12,7 +12,8 @@ shards'. What they find is merged exactly: a ``SpreadSnapshot`` answers as a ``S
 How the searchers of an index kind are spread is their own matter. A searcher that can be has a
 method ``spread(ask)``: a searcher with the same methods that asks the shards, in one call each a
 round, by the ``Ask`` that it is given. At a shard, an index is opened as anywhere, over its
-segments only.
+segments only. A kind whose files cannot all be mapped has a method ``open_spread(folders,
+vectors)``, which opens what the driver needs of it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from numpy.typing import NDArray
 
 from rag import __version__
 from rag.collection import manifest as manifests
-from rag.collection.manifest import Manifest
+from rag.collection.build import kind_of
+from rag.collection.manifest import IndexEntry, Manifest
 from rag.collection.snapshot import Snapshot
 from rag.errors import BackendFailed, Conflict, InvalidInput, NotFound
 from rag.run import at_hand
@@ -224,6 +226,13 @@ class SpreadSnapshot(Snapshot):
                     )
                 self._spread[name] = local.spread(self.asking(name))
             return self._spread[name]
+
+    def _open(self, name: str, entry: IndexEntry) -> Any:
+        kind = kind_of(entry.type, entry.settings)
+        if not hasattr(kind, "open_spread"):
+            return super()._open(name, entry)
+        folders = [self.path / "indexes" / name / folder for folder in entry.folders]
+        return kind.open_spread(folders, [self.path / "vectors" / each for each in entry.vectors])
 
     def asking(self, index: str) -> Ask:
         """What the searcher of an index asks the shards with."""

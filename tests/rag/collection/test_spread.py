@@ -150,6 +150,26 @@ def test_one_call_a_shard_answers_a_batch(wiki: Collection) -> None:
         assert [sorted(each) for each in shards.asked] == [[0, 1, 2]]
 
 
+def test_what_faiss_wrote_is_read_by_shards_alone(
+    wiki: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rag.indexers import dense_faiss
+
+    read: list[Path] = []
+    whole = dense_faiss.read
+
+    def counted(file: Path, *more: Any, **settings: Any) -> Any:
+        read.append(file)
+        return whole(file, *more, **settings)
+
+    monkeypatch.setattr(dense_faiss, "read", counted)
+    snapshot, _ = opened(wiki, 3)
+    index = snapshot.index("hnsw")
+    assert index.rows == 150 and read == []
+    index.search(np.ones((1, 16), np.float32), 3)
+    assert len(read) == len(set(read)) == len(snapshot.segments)
+
+
 def test_a_filter_is_sent_as_a_condition_and_a_mask_as_bits(wiki: Collection) -> None:
     snapshot, shards = opened(wiki, 3)
     index = snapshot.index("lexical")
