@@ -225,8 +225,11 @@ def _save(task: Task, folder: Path) -> None:
     task.model.eval()
     from safetensors import SafetensorError
 
+    from rag.models.load import quiet
+
     try:
-        task.save(aside)
+        with quiet():
+            task.save(aside)
         for file in aside.rglob("*"):
             sync(file)
         sync(aside)
