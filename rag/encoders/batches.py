@@ -44,7 +44,7 @@ def check(texts: Sequence[str], kind: str) -> None:
 
 
 def batches(
-    texts: Sequence[str], lengths: Callable[[Sequence[str]], Sequence[int]], tokens: int
+    texts: Sequence[str], lengths: Callable[[Sequence[str]], Any], tokens: int
 ) -> Iterator[NDArray[np.int64]]:
     """Places of the texts of each batch, by falling length; a text too long is one by itself.
 
@@ -52,7 +52,7 @@ def batches(
 
     Args:
         texts: any number.
-        lengths: gives the number of tokens of texts.
+        lengths: gives the numbers of tokens of texts, (n,).
         tokens: the most of a batch, padding included.
     """
     for first in range(0, len(texts), TEXTS_AT_ONCE):

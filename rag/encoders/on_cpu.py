@@ -112,7 +112,8 @@ def _attention(
         count = next((n for n, other in enumerate(lengths) if other != size), len(lengths))
         stop = start + count * size
         same = [x[0, :, start:stop].unflatten(1, (count, size)) for x in (query, key, value)]
-        found = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in same), scale=scaling)
+        q, k, v = (x.transpose(0, 1) for x in same)  # (count, heads, size, d)
+        found = F.scaled_dot_product_attention(q, k, v, scale=scaling)
         out[0, start:stop] = found.transpose(1, 2).flatten(0, 1)  # (count * size, heads, d)
         start, lengths = stop, lengths[count:]
     return out, None
@@ -125,7 +126,7 @@ class _Prepacked(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self.after = ("gelu", [], "none") if gelu else ("none", [], "")
+        self.after: tuple[str, list[Any], str] = ("gelu", [], "none") if gelu else ("none", [], "")
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, *self.after)

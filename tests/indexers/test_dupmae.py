@@ -64,7 +64,8 @@ def formula(folder: Path, question: str, passage: str) -> float:
 
     (query, mu_q), (document, mu_d) = parts("steel " + question), parts(passage)
     kept = sorted(range(V), key=lambda v: (-mu_d[v], v))[:KEPT]
-    return float(query @ document) + sum(mu_q[v] * mu_d[v] for v in kept)
+    score = float(query @ document) + sum(mu_q[v] * mu_d[v] for v in kept)
+    return float(score)
 
 
 def text_of(row: dict[str, Any]) -> str:

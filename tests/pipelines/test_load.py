@@ -321,7 +321,7 @@ def test_the_shipped_pipelines_are_these() -> None:
 def test_loading_opens_no_model_and_no_index() -> None:
     program = (
         "import sys; from rag.pipelines import problems, shipped\n"
-        "assert [problems(name) for name in shipped()] == [[], [], [], [], [], [], []]\n"
+        "assert [problems(name) for name in shipped()] == [[], [], [], [], [], [], [], []]\n"
         "heavy = {'torch', 'transformers', 'xllamacpp', 'numba', 'rag.collection'}\n"
         "print(*heavy & set(sys.modules))"
     )

@@ -166,9 +166,12 @@ def test_stages_share_one_encoder(
     from rag.retrievers import Rerank
 
     loads, load = list[str](), loading.load_encoder
-    monkeypatch.setattr(
-        loading, "load_encoder", lambda name, device: loads.append(name) or load(name, device)
-    )
+
+    def counted(name: str, device: str) -> Any:
+        loads.append(name)
+        return load(name, device)
+
+    monkeypatch.setattr(loading, "load_encoder", counted)
     context = Context(collection.snapshot())
     for stage in (Sparse(index="bag"), Sparse(index="sparse"), Rerank(encoder=encoder)):
         stage.open(context)

@@ -148,9 +148,12 @@ def test_a_gpu_computes_in_bfloat16_and_compiles_for_many_texts(
         type(held), "device", property(lambda self: torch.device("cuda")), raising=False
     )
     monkeypatch.setattr(held[0].model, "compile", lambda **given: seen.append(given))
-    monkeypatch.setattr(
-        torch, "autocast", lambda *given: seen.append(given) or torch.inference_mode()
-    )
+
+    def autocast(*given: Any) -> Any:
+        seen.append(given)
+        return torch.inference_mode()
+
+    monkeypatch.setattr(torch, "autocast", autocast)
     monkeypatch.setattr(held, "encode_query", lambda texts, **_: torch.zeros(len(texts), 16))
     monkeypatch.setattr("rag.encoders.encode.COMPILED_FROM", 4)
     encoder.encode(["a"] * 3)
