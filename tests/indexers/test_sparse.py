@@ -16,7 +16,6 @@ pytest.importorskip("scipy.sparse")
 
 from scipy import sparse
 
-from rag import encoders
 from rag.collection import Collection
 from rag.errors import Damaged, InvalidInput, RagError
 from rag.indexers import Sparse
@@ -42,9 +41,7 @@ class Drawn:
 
 @pytest.fixture(autouse=True)
 def _drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        encoders, "load_encoder", lambda name, device="auto": Drawn(), raising=False
-    )
+    monkeypatch.setattr("rag.encoders.load.load_encoder", lambda name, device="auto": Drawn())
     monkeypatch.setattr("rag.indexers.sparse._opened", {})
 
 

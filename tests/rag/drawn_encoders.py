@@ -10,8 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from rag import encoders
-
 V = 300
 
 
@@ -71,7 +69,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr("rag.encoders.load.load_encoder", load)
     monkeypatch.setattr("rag.encoders.load.encoder_hash", hash_of)
-    monkeypatch.setattr(encoders, "load_encoder", load, raising=False)
     monkeypatch.setattr("rag.indexers.dense._opened", {})
     monkeypatch.setattr("rag.indexers.sparse._opened", {})
     monkeypatch.setattr(Drawn, "encoded", [])

@@ -58,14 +58,12 @@ class SparseEncoder:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the encoders above loaded by their names."""
-    from rag import encoders
     from rag.encoders import load
 
     def given(name: str, device: str = "auto") -> Any:
         return SparseEncoder() if name == "words" else DenseEncoder()
 
     monkeypatch.setattr(load, "load_encoder", given)
-    monkeypatch.setattr(encoders, "load_encoder", given, raising=False)
     monkeypatch.setattr(load, "encoder_hash", lambda name: DenseEncoder.hash)
     dense._opened.clear()
     sparse._opened.clear()
