@@ -128,9 +128,7 @@ class Rerank(Stage, name="rerank"):
             raise InvalidInput(f"{model} is no cross-encoder but a GGUF file; name a folder")
         scorer: Scorer = context.get(
             ("rerank", place, device),
-            lambda: cross_encoder.Scorer.load(
-                model, folder_of(place, modules=True), device=device
-            ),
+            lambda: cross_encoder.Scorer.load(model, folder_of(place, modules=True), device=device),
         )
         return scorer
 

@@ -315,7 +315,8 @@ def test_the_shipped_pipelines_are_good(name: str) -> None:
 
 
 def test_the_shipped_pipelines_are_these() -> None:
-    assert shipped() == ["bm25", "bm25-extract", "bm25-qa", "dense", "dupmae", "hybrid", "seal", "sparse"]
+    names = ["bm25", "bm25-extract", "bm25-qa", "dense", "dupmae", "hybrid", "seal", "sparse"]
+    assert shipped() == names
 
 
 def test_loading_opens_no_model_and_no_index() -> None:

@@ -159,12 +159,16 @@ def test_rerank_reads_late_what_a_bag_has_found(collection: Collection, encoder:
     assert {hit.id: hit.score for hit in again} == pytest.approx(scores)
 
 
-def test_stages_share_one_encoder(
-    collection: Collection, encoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stages_share_one_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rag.encoders import load as loading
     from rag.retrievers import Rerank
 
+    encoder = model(tmp_path / "own")  # that no other test has open
+    kinds: dict[str, Any] = {
+        "sparse": SparseKind(encoder=encoder),
+        "bag": SparseKind(encoder=encoder, vectors="bag"),
+    }
+    collection, _ = Collection.build(ROWS, tmp_path / "c", indexes=kinds)
     loads, load = list[str](), loading.load_encoder
 
     def counted(name: str, device: str) -> Any:
