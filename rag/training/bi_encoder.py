@@ -43,8 +43,8 @@ class BiEncoder(Objective, name="bi_encoder"):
 
     ``pooling`` is the vector of [CLS] (RetroMAE), the mean over tokens, or ``unified``: DupMAE's
     two parts (``rag.encoders.dupmae.represent``), [CLS] reduced and a weight for each token, of
-    which a passage keeps the largest 384. ``cls`` and ``mean`` are saved as sentence-transformers
-    does, and opened by ``load_encoder``; ``unified`` is opened by ``rag.encoders.dupmae``.
+    which a passage keeps the largest 384. ``load_encoder`` opens all three; ``unified`` is
+    searched by the index kind ``dupmae``.
     """
 
     pooling: Literal["cls", "mean", "unified"] = Field(

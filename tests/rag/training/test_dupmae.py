@@ -88,6 +88,7 @@ def test_pre_training_learns_the_held_back_side_and_leaves_a_bert(
         tmp_path / "tuned",
     )
     assert isinstance(Unified.load(tuned.model), Unified)
+    assert load_encoder(str(tuned.model)).encode(["paris"]).shape == (1, 384 + 25)
 
 
 def test_a_fine_tuned_encoder_is_opened_as_it_was_scored(place: Path, tmp_path: Path) -> None:
