@@ -30,7 +30,7 @@ LINE = 64
 """Bytes of a line of the cache; where it has more, lines are asked for twice."""
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _lanes(typing: Any, query: Any, vector: Any, blocks: Any) -> Any:
     """The inner product of ``blocks`` times 16 float64 and float32 at two addresses, in 16 sums.
 
@@ -64,7 +64,7 @@ def _lanes(typing: Any, query: Any, vector: Any, blocks: Any) -> Any:
     return types.float64(types.intp, types.intp, types.intp), emit
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def _prefetch(typing: Any, address: Any) -> Any:
     """Ask for what lies at an address, which is read soon."""
 

@@ -241,8 +241,13 @@ def test_lists_are_found_on_a_gpu_where_there_is_one(
         made = gpus(1)
         monkeypatch.setattr(made, "_make", lambda index, gpus, options: faiss.clone_index(index))
     assert (tmp_path / "cpu").read_bytes() == (tmp_path / "gpu").read_bytes()
-    called = []
-    monkeypatch.setattr(made, "index_cpu_to_gpu", lambda *given: called.append(given) or given[2])
+    called: list[Any] = []
+
+    def to_gpu(*given: Any) -> Any:
+        called.append(given)
+        return given[2]
+
+    monkeypatch.setattr(made, "index_cpu_to_gpu", to_gpu)
     dense_faiss.train(vectors, "OPQ8_16,IVF16,PQ8x4", "cosine", 1, tmp_path / "more")
     [(resources, gpu, index, _)] = called
     assert isinstance(resources, Gpus.StandardGpuResources) and gpu == 0 and index.d == 16
