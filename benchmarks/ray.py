@@ -3,7 +3,7 @@
     python benchmarks/ray.py --corpus corpus/passages.jsonl --json ray.json
 
 A job is run here, in this process, and on the actors of a Ray cluster of its own (``--ray local``,
-two workers), over the same source, at two sizes. Costs are CPU seconds: of this process, and of
+``--workers``), over the same source, at two sizes. Costs are CPU seconds: of this process, and of
 all processes of the cluster (from ``/proc``). ``start`` is what the cluster costs before the job
 begins. What workers cost until they have imported everything is in both sizes, so it is not in the
 difference between them: ``ratio`` is the difference on Ray by that in one process, and ``whole``
@@ -40,7 +40,6 @@ from rag.indexers import Dense, Lexical
 from rag.ray_cluster import connect
 from rag.ray_keeper import _processes
 
-WORKERS = 2
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -110,7 +109,11 @@ def trees(path: Path) -> dict[str, bytes]:
 
 
 def compare(
-    folder: Path, sources: Sequence[Path], kinds: Callable[[], dict[str, Any]], rows: int
+    folder: Path,
+    sources: Sequence[Path],
+    kinds: Callable[[], dict[str, Any]],
+    rows: int,
+    workers: int,
 ) -> dict[str, Any]:
     """The costs of building each source here and on Ray."""
     here: list[float] = []
@@ -121,14 +124,14 @@ def compare(
         Collection.build(source, folder / f"here-{source.stem}", **options)
         here.append(time.process_time() - began)
     began = time.process_time()
-    with connect("local", cpus=WORKERS) as ray:
+    with connect("local", cpus=workers) as ray:
         home = os.path.dirname(ray._private.worker._global_node.get_session_dir_path())
         meter = Meter(home)
         start = meter.read() - began
         for source in sources:
             began = meter.read()
             Collection.build(
-                source, folder / f"ray-{source.stem}", ray="local", workers=WORKERS, **options
+                source, folder / f"ray-{source.stem}", ray="local", workers=workers, **options
             )
             there.append(meter.read() - began)
         meter.close()
@@ -137,6 +140,7 @@ def compare(
         for source in sources
     )
     return {
+        "workers": workers,
         "one_process_cpu_s": [round(cost, 2) for cost in here],
         "ray_cpu_s": [round(cost, 2) for cost in there],
         "start_cpu_s": round(start, 2),
@@ -175,6 +179,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="passages of corpus.py")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     parser.add_argument("--only", choices=("lexical", "dense", "again"))
+    parser.add_argument("--workers", type=int, default=2, help="on Ray")
     asked = parser.parse_args()
     texts = _texts()
     figures: dict[str, Any] = {}
@@ -191,7 +196,9 @@ def main() -> None:
             Collection.build(sources[0], folder / "warm", indexes=warm)  # compiles, if need be
             figures["lexical"] = {
                 "passages": sizes,
-                **compare(folder, sources, lambda: {"lexical": Lexical()}, 1_000_000),
+                **compare(
+                    folder, sources, lambda: {"lexical": Lexical()}, 1_000_000, asked.workers
+                ),
             }
         if asked.only in (None, "dense"):
             sizes = (200, 1_000)
@@ -199,14 +206,15 @@ def main() -> None:
             sources = [written(folder, rows[:n], f"dense{n}") for n in sizes]
             figures["dense"] = {
                 "passages": sizes,
-                **compare(folder, sources, lambda: {"dense": Dense(encoder="minilm")}, 100),
+                **compare(
+                    folder, sources, lambda: {"dense": Dense(encoder="minilm")}, 100, asked.workers
+                ),
             }
         if asked.only in (None, "again"):
             sizes = (2_000, 50_000)
             rows = texts.draw(asked.corpus, sizes[1])
             sources = [written(folder, rows[:n], f"again{n}") for n in sizes]
             figures["again"] = again(folder, sources, 100)
-    figures["workers"] = WORKERS
     figures["versions"] = {
         "python": platform.python_version(),
         "system": platform.platform(),
