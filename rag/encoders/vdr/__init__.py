@@ -8,7 +8,7 @@ but for one thing: padding does not count here, so that a vector does not depend
     model     VDR: the encoder of one tower
     views     the top k terms of a vector, the bag of a text's own tokens
     losses    two terms (VDR) or four (SVDR)
-    load      checkpoints of one or two towers
+    checkpoint   of one or two towers
     bags      Bags: the bag of tokens, which needs a tokenizer and no model
     encoder   VDREncoder: what ``load_encoder`` gives; ``explain``
 """
@@ -22,9 +22,9 @@ from rag.lazy import lazy
 if TYPE_CHECKING:
     from rag.encoders.vdr.bags import Bags as Bags
     from rag.encoders.vdr.encoder import VDREncoder as VDREncoder
-    from rag.encoders.vdr.load import from_bert as from_bert
-    from rag.encoders.vdr.load import load as load
-    from rag.encoders.vdr.load import towers as towers
+    from rag.encoders.vdr.checkpoint import from_bert as from_bert
+    from rag.encoders.vdr.checkpoint import load as load
+    from rag.encoders.vdr.checkpoint import towers as towers
     from rag.encoders.vdr.losses import VDRLoss as VDRLoss
     from rag.encoders.vdr.losses import vdr_loss as vdr_loss
     from rag.encoders.vdr.model import VDR as VDR
@@ -38,9 +38,9 @@ __getattr__, __dir__, __all__ = lazy(
         "VDRConfig": "model",
         "VDREncoder": "encoder",
         "VDRLoss": "losses",
-        "from_bert": "load",
-        "load": "load",
-        "towers": "load",
+        "from_bert": "checkpoint",
+        "load": "checkpoint",
+        "towers": "checkpoint",
         "vdr_loss": "losses",
     },
 )

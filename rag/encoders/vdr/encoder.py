@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rag.encoders.batches import Models, batches, check, devices_of, tokens_at_once
 from rag.encoders.on_cpu import unpad
 from rag.encoders.vdr.bags import JOINT, Bags, tokenizer_of, tower_settings
-from rag.encoders.vdr.load import TOWERS, load
+from rag.encoders.vdr.checkpoint import TOWERS, load
 from rag.encoders.vdr.views import top_mask
 from rag.errors import InvalidInput
 
@@ -89,7 +89,7 @@ class VDREncoder:
         name: str | None = None,
         device: str | Sequence[str] = "cpu",
     ) -> VDREncoder:
-        """The model in a folder; raises as ``rag.encoders.vdr.load`` and ``tokenizer_of`` do."""
+        """The model in a folder; raises as ``rag.encoders.vdr.checkpoint`` and ``tokenizer_of`` do."""
         path = Path(folder)
         tokenizer = tokenizer_of(path, tower_settings(path)["encoder_p"])
         towers = load(path)

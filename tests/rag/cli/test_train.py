@@ -34,9 +34,9 @@ def test_train_says_what_came_out_and_then_has_nothing_to_do(rag: Rag, tmp_path:
     out = tmp_path / "out"
     code, said, err = rag("train", tmp_path / "mine.yaml", "--out", out)
     assert (code, err) == (0, "")
-    assert f"{out}/model: the model" in said and "after" in said
-    assert "| before | loss |" in (out / "report.md").read_text()
-    assert "<svg" in (out / "loss.svg").read_text()
+    assert f"{out}: the model" in said and "after" in said
+    assert "| before | loss |" in (out / "training" / "report.md").read_text()
+    assert "<svg" in (out / "training" / "loss.svg").read_text()
     code, said, _ = rag("train", tmp_path / "mine.yaml", "--out", out)
     assert code == 0 and "nothing to do" in said
     facts = json.loads(rag("train", tmp_path / "mine.yaml", "--out", out, "--json")[1])

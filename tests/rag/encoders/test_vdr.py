@@ -16,7 +16,7 @@ import torch
 
 from rag.encoders import load_encoder
 from rag.encoders.vdr import VDR, Bags, VDRConfig, VDREncoder, VDRLoss, towers, vdr_loss
-from rag.encoders.vdr.load import from_bert
+from rag.encoders.vdr.checkpoint import from_bert
 from rag.encoders.vdr.views import bags, kept
 from rag.errors import InvalidInput, NotFound
 

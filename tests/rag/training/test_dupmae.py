@@ -81,14 +81,14 @@ def test_pre_training_learns_the_held_back_side_and_leaves_a_bert(
     assert means["after", "loss"] < means["before", "loss"] - 0.5
     for loss in ("mlm loss", "decoder loss", "bow loss"):
         assert means["after", loss] < means["before", loss]
-    assert load_encoder(str(done.model)).kind == "vocabulary"
+    assert load_encoder(str(done.out)).kind == "vocabulary"
     # What was pre-trained is fine-tuned next.
     tuned = train(
-        recipe(tmp_path, bi_encoder(place, pooling="unified"), place / "data", done.model),
+        recipe(tmp_path, bi_encoder(place, pooling="unified"), place / "data", done.out),
         tmp_path / "tuned",
     )
-    assert isinstance(Unified.load(tuned.model), Unified)
-    assert load_encoder(str(tuned.model)).encode(["paris"]).shape == (1, 384 + 25)
+    assert isinstance(Unified.load(tuned.out), Unified)
+    assert load_encoder(str(tuned.out)).encode(["paris"]).shape == (1, 384 + 25)
 
 
 def test_a_fine_tuned_encoder_is_opened_as_it_was_scored(place: Path, tmp_path: Path) -> None:
@@ -96,10 +96,10 @@ def test_a_fine_tuned_encoder_is_opened_as_it_was_scored(place: Path, tmp_path: 
 
     objective = bi_encoder(place, pooling="mean", similarity="cosine", temperature=0.1)
     done = train(recipe(tmp_path, objective, place / "data", place / "bert"), tmp_path / "out")
-    encoder = load_encoder(str(done.model))
+    encoder = load_encoder(str(done.out))
     assert (encoder.similarity, encoder.dimensions) == ("cosine", 24)
     texts = ["the tower of iron", "paris"]
-    wanted = SentenceTransformer(str(done.model), device="cpu").encode(texts)
+    wanted = SentenceTransformer(str(done.out), device="cpu").encode(texts)
     assert np.allclose(encoder.encode(texts), wanted, atol=1e-6)
     assert np.allclose(np.linalg.norm(wanted, axis=1), 1, atol=1e-5)
 

@@ -152,8 +152,8 @@ def test_a_longer_model_is_trained_saved_and_opened(place: Path, tmp_path: Path)
     pairs = {"negatives": 1, "length": 40}
     done = train(made(place, tmp_path, "orthogonal_projection", pairs), tmp_path / "out")
     text = "the cat " * 17
-    long, short = load_encoder(str(done.model)), load_encoder(str(place / "model"))
-    assert open_encoder(str(done.model)).max_seq_length == 40
+    long, short = load_encoder(str(done.out)), load_encoder(str(place / "model"))
+    assert open_encoder(str(done.out)).max_seq_length == 40
     ends = [encoder.encode([text, text + "dog"]) for encoder in (long, short)]
     assert np.abs(ends[0][0] - ends[0][1]).max() > 1e-4  # its end is read
     np.testing.assert_array_equal(ends[1][0], ends[1][1])
@@ -204,13 +204,13 @@ def test_masked_tokens_are_learned_and_the_head_is_kept(place: Path, tmp_path: P
     row = {(r["measure"], r["row"]): r["mean"] for r in first.report["scores"]}
     for measure in ("short mlm loss", "long mlm loss"):
         assert row[measure, "after"] < row[measure, "before"] - 0.2
-    assert load_encoder(str(first.model)).encode(["the cat"]).shape == (1, 16)
-    head = MaskedLM(open_encoder(str(first.model)), str(first.model)).head
-    saved = weights(first.model)
+    assert load_encoder(str(first.out)).encode(["the cat"]).shape == (1, 16)
+    head = MaskedLM(open_encoder(str(first.out)), str(first.out)).head
+    saved = weights(first.out)
     assert torch.equal(head.dense.weight, saved["mlm_head/dense.weight"])
-    (first.model / "mlm_head" / "head.safetensors").write_bytes(b"x")
+    (first.out / "mlm_head" / "head.safetensors").write_bytes(b"x")
     with pytest.raises(BackendFailed, match=r"head\.safetensors"):
-        MaskedLM(open_encoder(str(first.model)), str(first.model))
+        MaskedLM(open_encoder(str(first.out)), str(first.out))
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(place: Path) -> None:

@@ -38,7 +38,7 @@ def recipe(folder: Path, dataset: Path, **changes: str) -> Recipe:
 
 
 def weights(done: Trained) -> bytes:
-    return (done.model / "model.safetensors").read_bytes()
+    return (done.out / "model.safetensors").read_bytes()
 
 
 def stop_at(step: int, stop: Callable[[], None]) -> Callable[[str, int, int | None], None]:
@@ -69,7 +69,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     out = tmp_path / "killed"
     die = stop_at(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
     assert killed(lambda: train(plan, out, progress=die)) == -signal.SIGKILL
-    saved = sorted(path.name for path in (out / "checkpoints").glob("checkpoint-*"))
+    saved = sorted(path.name for path in (out / "training" / "checkpoints").glob("checkpoint-*"))
     assert saved == ([] if step <= 10 else ["checkpoint-10"])
     again = train(plan, out)
     assert weights(again) == weights(whole)
@@ -88,7 +88,7 @@ def test_a_training_killed_after_its_last_step_is_finished(tmp_path: Path, datas
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert killed(lambda: train(plan, out, progress=die)) == -signal.SIGKILL
-    assert not (out / "model").exists()
+    assert not (out / "model.safetensors").exists()
     assert weights(train(plan, out)) == weights(train(plan, tmp_path / "whole"))
 
 
@@ -138,7 +138,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, dataset: Path) ->
     assert killed(body) == 0
     assert "the checkpoint of step 20 cannot be written in" in report.read_text()
     assert "checkpoint-10" in report.read_text()
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["checkpoint-10"]
+    assert [path.name for path in (out / "training" / "checkpoints").iterdir()] == ["checkpoint-10"]
     assert weights(train(plan, out)) == weights(train(plan, tmp_path / "whole"))
 
 
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_other_weights_is_damage(tmp_path: Path, dataset: Path) 
     plan, out = recipe(tmp_path, dataset), tmp_path / "out"
     die = stop_at(12, lambda: os.kill(os.getpid(), signal.SIGKILL))
     killed(lambda: train(plan, out, progress=die))
-    file = out / "checkpoints" / "checkpoint-10" / "weights.safetensors"
+    file = out / "training" / "checkpoints" / "checkpoint-10" / "weights.safetensors"
     good = load_file(file)
     save_file({name: value for name, value in list(good.items())[1:]}, file)
     with pytest.raises(Damaged, match="remove this checkpoint"):

@@ -223,7 +223,7 @@ def recipe(tmp_path: Path, kind: str, objective: str, steps: int = 40) -> Recipe
 def test_a_recipe_gives_a_model_that_seal_opens(tmp_path: Path, kind: str, lora: str) -> None:
     plan = recipe(tmp_path, kind, f"{{seal: {{words: 4, spans: 3, beam: 3, lora: {lora}}}}}")
     done = train(plan, tmp_path / "out")
-    opened = SealModel.load(str(done.model))
+    opened = SealModel.load(str(done.out))
     assert opened.fingerprint == SealModel.load(str(tmp_path / kind)).fingerprint
     loss = [value for _, value in done.report["loss"]]
     assert np.mean(loss[-5:]) < np.mean(loss[:5])
@@ -244,12 +244,12 @@ def test_low_rank_matrices_go_on_and_are_merged(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train(plan, tmp_path / "out", progress=stop)
-    kept = tmp_path / "out" / "checkpoints" / "checkpoint-10" / "weights.safetensors"
+    kept = tmp_path / "out" / "training" / "checkpoints" / "checkpoint-10" / "weights.safetensors"
     from safetensors.torch import load_file
 
     assert all("lora" in name for name in load_file(kept))
     again = train(plan, tmp_path / "out")
-    one, other = (load_file(d.model / "model.safetensors") for d in (whole, again))
+    one, other = (load_file(d.out / "model.safetensors") for d in (whole, again))
     assert one.keys() == other.keys() and not any("lora" in name for name in one)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -264,4 +264,4 @@ def test_settings_for_a_gpu_are_passed_on(tmp_path: Path) -> None:
     plan = recipe(tmp_path, "llama", "{seal: {words: 4, beam: 2}}", 2)
     how = plan.train.model_copy(update={"precision": "bf16", "gradient_checkpointing": True})
     done = train(plan.model_copy(update={"train": how}), tmp_path / "out")
-    assert SealModel.load(str(done.model)).vocabulary == len(VOCABULARY)
+    assert SealModel.load(str(done.out)).vocabulary == len(VOCABULARY)

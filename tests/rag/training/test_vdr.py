@@ -56,13 +56,13 @@ def test_a_training_that_goes_on_gives_the_weights_of_one_in_one_go(
 
 def test_two_towers_learn_apart_and_a_trained_model_learns_on(place: Path, tmp_path: Path) -> None:
     first = train(made(place, tmp_path), tmp_path / "first")
-    encoder = load_encoder(str(first.model))
+    encoder = load_encoder(str(first.out))
     assert isinstance(encoder, VDREncoder)
     asked, read = (encoder.towers[name] for name in ("encoder_q", "encoder_p"))
     assert (asked.config.max_len, read.config.max_len) == (12, 20)
     assert not torch.equal(asked.ln.weight, read.ln.weight)
-    second = train(made(place, tmp_path, first.model), tmp_path / "second")
-    before, after = weights(first.model), weights(second.model)
+    second = train(made(place, tmp_path, first.out), tmp_path / "second")
+    before, after = weights(first.out), weights(second.out)
     assert before.keys() == after.keys()
     assert not torch.equal(before["encoder_q.ln.weight"], after["encoder_q.ln.weight"])
     # What is scored is what others open: the values of the second begin where the first ended.
@@ -72,7 +72,7 @@ def test_two_towers_learn_apart_and_a_trained_model_learns_on(place: Path, tmp_p
     )
     assert ends == begins
     with pytest.raises(InvalidInput, match="has two towers, and the recipe says shared"):
-        train(made(place, tmp_path, first.model, shared=True), tmp_path / "third")
+        train(made(place, tmp_path, first.out, shared=True), tmp_path / "third")
 
 
 def test_titles_ask_for_texts_and_the_loss_falls(place: Path, tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_titles_ask_for_texts_and_the_loss_falls(place: Path, tmp_path: Path) ->
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     assert "24 pairs of a title and a text, without judgements." in done.report["notes"]
     texts = ["the tower of iron", "paris"]
-    wanted = SparseEncoder(str(done.model), device="cpu").encode(texts).to_dense().numpy()
-    found = load_encoder(str(done.model))
+    wanted = SparseEncoder(str(done.out), device="cpu").encode(texts).to_dense().numpy()
+    found = load_encoder(str(done.out))
     assert np.allclose(found.encode(texts, "document").toarray(), wanted, atol=1e-5)
     assert found.explain("the tower of iron", "a tower")  # type: ignore[attr-defined]
 
