@@ -169,8 +169,6 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="build here, and use what lies here already")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
-    # The file ray.py beside this one is a benchmark, and not the package that is to be found.
-    sys.path.remove(str(Path(__file__).resolve().parent))
     rows = draw(args.corpus, args.passages)
     for number, row in enumerate(rows):
         row["id"] = str(number)

@@ -21,10 +21,10 @@ from rag.lazy import lazy
 
 if TYPE_CHECKING:
     from rag.encoders.vdr.bags import Bags as Bags
-    from rag.encoders.vdr.encoder import VDREncoder as VDREncoder
     from rag.encoders.vdr.checkpoint import from_bert as from_bert
     from rag.encoders.vdr.checkpoint import load as load
     from rag.encoders.vdr.checkpoint import towers as towers
+    from rag.encoders.vdr.encoder import VDREncoder as VDREncoder
     from rag.encoders.vdr.losses import VDRLoss as VDRLoss
     from rag.encoders.vdr.losses import vdr_loss as vdr_loss
     from rag.encoders.vdr.model import VDR as VDR

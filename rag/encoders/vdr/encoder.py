@@ -89,7 +89,7 @@ class VDREncoder:
         name: str | None = None,
         device: str | Sequence[str] = "cpu",
     ) -> VDREncoder:
-        """The model in a folder; raises as ``rag.encoders.vdr.checkpoint`` and ``tokenizer_of`` do."""
+        """The model in a folder; raises as ``checkpoint`` and ``tokenizer_of`` do."""
         path = Path(folder)
         tokenizer = tokenizer_of(path, tower_settings(path)["encoder_p"])
         towers = load(path)

@@ -261,7 +261,9 @@ def test_a_worker_that_always_dies_ends_the_job_by_name(dying: Any, tmp_path: Pa
     path = tmp_path / "c"
     indexes = {"x": dying(marker=str(tmp_path / "marker"), always=True)}
     rows = [{"id": f"p{n}", "text": f"apple {n}"} for n in range(10)]
-    with pytest.raises(BackendFailed, match="build piece: 1 task ended their worker 3 times each: 10 passages"):
+    with pytest.raises(
+        BackendFailed, match="build piece: 1 task ended their worker 3 times each: 10 passages"
+    ):
         Collection.build(rows, path, indexes=indexes, segment_rows=10, workers=2)
     assert not manifest.numbers(path)
     assert not list(path.glob("segments/*"))

@@ -96,7 +96,9 @@ def goes_on(given: Any, folder: Path) -> None:
     whole = train(given, folder / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(given, folder / "parts", progress=stops)
-    assert [path.name for path in (folder / "parts" / "training" / "checkpoints").iterdir()] == ["checkpoint-2"]
+    assert [path.name for path in (folder / "parts" / "training" / "checkpoints").iterdir()] == [
+        "checkpoint-2"
+    ]
     parts = train(given, folder / "parts")
     mine, theirs = weights(whole.out), weights(parts.out)
     assert mine and mine.keys() == theirs.keys()

@@ -1,6 +1,6 @@
 """What Ray adds to a job: CPU seconds of the whole process tree, against one process.
 
-    python benchmarks/ray.py --corpus corpus/passages.jsonl --json ray.json
+    python benchmarks/ray_jobs.py --corpus corpus/passages.jsonl --json ray_jobs.json
 
 A job is run here, in this process, and on the actors of a Ray cluster of its own (``--ray local``,
 ``--workers``), over the same source, at two sizes. Costs are CPU seconds: of this process, and of
@@ -31,7 +31,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path.pop(0)  # this file is called like the package
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import importlib.util
 
