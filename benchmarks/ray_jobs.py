@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import importlib.util
+
+from texts import draw
 
 from rag import Collection
 from rag.indexers import Dense, Lexical
@@ -40,14 +41,6 @@ from rag.ray_cluster import connect
 from rag.ray_keeper import _processes
 
 TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def _texts() -> Any:
-    spec = importlib.util.spec_from_file_location("texts", Path(__file__).with_name("texts.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def written(folder: Path, rows: Sequence[dict[str, Any]], name: str) -> Path:
@@ -180,7 +173,6 @@ def main() -> None:
     parser.add_argument("--only", choices=("lexical", "dense", "again"))
     parser.add_argument("--workers", type=int, default=2, help="on Ray")
     asked = parser.parse_args()
-    texts = _texts()
     figures: dict[str, Any] = {}
     if asked.json is not None and asked.json.exists():
         figures = json.loads(asked.json.read_text())
@@ -188,7 +180,7 @@ def main() -> None:
         folder = Path(name)
         if asked.only in (None, "lexical"):
             sizes = (20_000, 220_000)
-            rows = texts.draw(asked.corpus, sizes[1])
+            rows = draw(asked.corpus, sizes[1])
             sources = [written(folder, rows[:n], f"lexical{n}") for n in sizes]
             del rows
             warm = {"lexical": Lexical()}
@@ -201,7 +193,7 @@ def main() -> None:
             }
         if asked.only in (None, "dense"):
             sizes = (200, 1_000)
-            rows = texts.draw(asked.corpus, sizes[1])
+            rows = draw(asked.corpus, sizes[1])
             sources = [written(folder, rows[:n], f"dense{n}") for n in sizes]
             figures["dense"] = {
                 "passages": sizes,
@@ -211,7 +203,7 @@ def main() -> None:
             }
         if asked.only in (None, "again"):
             sizes = (2_000, 50_000)
-            rows = texts.draw(asked.corpus, sizes[1])
+            rows = draw(asked.corpus, sizes[1])
             sources = [written(folder, rows[:n], f"again{n}") for n in sizes]
             figures["again"] = again(folder, sources, 100)
     figures["versions"] = {
