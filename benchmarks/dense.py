@@ -13,7 +13,8 @@ All answer the same queries by turns, in process CPU seconds on one thread (set 
 the median of the rounds. Three comparisons:
 
 - exact search with FAISS Flat, one query at a time and 64 at a time; answers must agree;
-- the index of ``--factory``, as the searcher uses it, with FAISS Flat, with its recall;
+- the index of ``--factory``, as the searcher uses it at ``--effort``, with FAISS Flat, with its
+  recall;
 - the same index used by FAISS alone with as many lists and candidates, which it refines by a copy
   of the vectors in float16 (``Refine(SQfp16)``) or in float32 (``RFlat``), as we do by the vectors
   that are kept: what the searcher adds.
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--queries", type=Path)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--factory", default="IVF1024,PQ96x4fs")
+    parser.add_argument("--effort", type=float, default=1.0, help="as the stage dense takes it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -81,7 +83,7 @@ def main() -> None:
     out["exact"] = exact(vectors, queries[:64], flat, given.rounds)
     with tempfile.TemporaryDirectory() as folder:
         out["approximate"] = approximate(
-            vectors, queries, flat, given.factory, Path(folder), given.rounds
+            vectors, queries, flat, given.factory, given.effort, Path(folder), given.rounds
         )
     text = json.dumps(out, indent=1, default=str)
     print(text)
@@ -132,7 +134,13 @@ def exact(vectors: Any, queries: Any, flat: Any, rounds: int) -> dict[str, Any]:
 
 
 def approximate(
-    vectors: Any, queries: Any, flat: Any, factory: str, folder: Path, rounds: int
+    vectors: Any,
+    queries: Any,
+    flat: Any,
+    factory: str,
+    effort: float,
+    folder: Path,
+    rounds: int,
 ) -> dict[str, Any]:
     """The index of a factory: recall, against FAISS Flat, and against itself without us."""
     began = time.process_time()
@@ -152,8 +160,8 @@ def approximate(
         alone[name] = faiss.IndexRefine(index, kept)
     for k in (10, 100):
         wanted = ours.search(queries, k, exact=True)[1].reshape(len(queries), k)
-        rows = ours.search(queries, k)[1].reshape(len(queries), k)
-        candidates, lists = dense_faiss.plan(index, k, len(vectors))
+        rows = ours.search(queries, k, effort=effort)[1].reshape(len(queries), k)
+        candidates, lists = dense_faiss.plan(index, k, len(vectors), effort)
         params = faiss.IndexRefineSearchParameters(
             k_factor=candidates / k, base_index_params=faiss.SearchParametersIVF(nprobe=lists)
         )
@@ -168,7 +176,7 @@ def approximate(
             few = parts[:: max(1, len(parts) // 8)]
 
             def search(parts: Any = parts, k: int = k) -> Any:
-                return [ours.search(part, k) for part in parts]
+                return [ours.search(part, k, effort=effort) for part in parts]
 
             def by_flat(parts: Any = few, k: int = k) -> Any:
                 return [flat.search(part, k) for part in parts]

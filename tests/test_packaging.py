@@ -54,9 +54,13 @@ def test_every_room_is_mapped_to_its_folder() -> None:
 
 def test_every_data_file_is_listed() -> None:
     def listed(name: str) -> bool:
-        folder, _, file = name.rpartition("/")
-        patterns = SETUPTOOLS["package-data"].get(folder.replace("/", "."), [])
-        return any(fnmatch(file, pattern) for pattern in patterns)
+        # Data may lie in a folder of its package, as recipes do.
+        places = [(str(above), name[len(f"{above}/") :]) for above in Path(name).parents]
+        return any(
+            fnmatch(file, pattern)
+            for folder, file in places
+            for pattern in SETUPTOOLS["package-data"].get(folder.replace("/", "."), [])
+        )
 
     data = [name for name in sorted(shipped()) if not name.endswith(".py")]
     assert "rag/py.typed" in data
