@@ -56,9 +56,8 @@ def _end_of_word(text: str, at: int) -> int:
     from rag.indexers.tokenizer import runs
 
     while at < len(text):
-        first = runs(text[at : at + BLOCK])[:1]
-        size = first[0][1] if first and first[0][0] == 0 else 0
-        at += size
-        if size < BLOCK:
+        # A word may end between two letters: what İ is folded to ends in no letter.
+        if runs(text[at - 1 : at + 1]) != [(0, 2)]:
             break
+        at += runs(text[at : at + BLOCK])[0][1]
     return at

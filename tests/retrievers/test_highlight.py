@@ -6,7 +6,7 @@ import tracemalloc
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rag.indexers.tokenizer import Tokenizer
@@ -37,6 +37,7 @@ def test_as_many_words_are_marked_as_terms_match(text: str, query: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.sampled_from("aB runsİé東😀-.\n"), max_size=60), st.integers(5, 20))
+@example("BBBBİBB", 5)
 def test_blocks_mark_what_the_whole_text_marks(text: str, size: int) -> None:
     wanted = set(PORTER.tokens([text])[0])
     short = [(a, b) for a, b in spans(wanted, text, PORTER) if b - a < size]
